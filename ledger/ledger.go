@@ -1,0 +1,135 @@
+// Package ledger is the payment state machine: what a payment is, which steps
+// it may take, and nothing else. It does no I/O; store keeps its rows, the
+// dispatcher and the facilitator move them.
+package ledger
+
+import (
+	"time"
+
+	"github.com/402claw/clawr"
+)
+
+// Work is how far the answer is; the dispatcher moves it.
+type Work string
+
+// Money is where the authorization is; the facilitator moves it.
+type Money string
+
+// Policy is the order of work and settlement.
+type Policy string
+
+// The states, as money.md's machine names them.
+const (
+	Pending Work = "pending"
+	Running Work = "running"
+	Done    Work = "done"
+	Failed  Work = "failed"
+
+	Held     Money = "held"     // reserved, never submitted
+	Released Money = "released" // never submitted, and never will be
+	Signed   Money = "signed"   // may be charged at any moment
+	Mined    Money = "mined"    // evidence on the canonical head
+	Final    Money = "final"    // evidence in a finalized block
+	Dead     Money = "dead"     // provably can never be charged
+
+	SettleBeforeResponse Policy = "settle_before_response"
+	SettleFirst          Policy = "settle_first"
+	Async                Policy = "async"
+)
+
+// Key names one authorization: a payment's identity on its chain and, by
+// UNIQUE, in the book. All lower-case.
+type Key struct {
+	Network string // CAIP-2
+	Asset   string // 0x + 40 hex
+	Payer   string // 0x + 40 hex
+	Nonce   string // 0x + 64 hex
+}
+
+// Payment is one row of payments: an authorization, the one request that it
+// buys, and how far both are. Times are whole microseconds, UTC.
+type Payment struct {
+	ID       string // pay_ + 16 hex
+	TenantID string
+	Version  int64
+	Route    string // the path that the tenant sees, for the operator
+	Scheme   string // exact
+	Key
+	PayTo       string
+	Amount      int64 // atomic units
+	ValidAfter  int64 // unix seconds
+	ValidBefore int64 // unix seconds
+	// Fingerprint is the SHA-256 (hex) of tenant, version, method, host, path,
+	// canonical query and body hash: the one request that this payment buys.
+	Fingerprint     string
+	Payload         []byte // the PaymentPayload as JSON, its quote removed: what a facilitator is sent
+	PayloadSHA256   string
+	SignatureSHA256 string
+	QuoteSHA256     string // empty: reserved without a quote (v1)
+	ClientAddrHash  string
+	ClientRef       string // payment-identifier id; empty: none
+	Policy          Policy
+	Work            Work
+	Money           Money
+	Epoch           int64     // fences writers: every move names the epoch that it read
+	Owner           string    // the process that works on it
+	LeaseUntil      time.Time // until then nobody else may take it over
+	Facilitator     string    // "self", or the URL that was sent it
+	BatchID         string
+	Evidence
+	Proof     string // why it can never be charged (dead)
+	ErrorCode clawr.Code
+	Counters  []Counter // what T1 took, given back on release
+	Created   time.Time
+	Updated   time.Time
+}
+
+// Evidence is where the chain shows the payment: AuthorizationUsed and the
+// Transfer of exactly the amount to payTo, in the same call.
+type Evidence struct {
+	Tx          string // transaction hash
+	BlockNumber int64
+	BlockHash   string
+	LogIndex    int64 // of the Transfer
+}
+
+// Counter is one exact limit that a reservation takes from: it succeeds only
+// while used+Cost <= Cap.
+type Counter struct {
+	Scope  string     `json:"scope"`  // such as "spend-day/tnt_…/caller"
+	Window int64      `json:"window"` // the window's start, unix seconds
+	Cost   int64      `json:"cost"`
+	Cap    int64      `json:"cap"`
+	Code   clawr.Code `json:"code"` // what the caller is told when it is refused
+	Used   int64      `json:"-"`    // filled in by the book: used afterwards, or at the refusal
+}
+
+// Answer is a stored answer: the bytes, or what they are recomputed from.
+type Answer struct {
+	Status  int
+	Headers [][2]string // in order; only those that belong to the answer
+	Body    []byte
+	Ref     string // a dataset's canonical request, from which Body is recomputed; then Body is nil
+	SHA256  string // of the body, hex
+	Len     int64
+	Expires time.Time
+}
+
+// Outcome is what is known of a settlement. What is not recognised is Unknown.
+type Outcome struct {
+	State OutcomeState
+	Evidence
+	Reason  clawr.Code // the protocol's reason string
+	Message string     // for the log
+}
+
+// OutcomeState tells the four ways in which a settlement can stand.
+type OutcomeState int
+
+// Unknown and Broadcast both mean: it may still be charged; say 503, never 402.
+const (
+	Unknown    OutcomeState = iota // sent, nothing known
+	Broadcast                      // sent, Evidence.Tx known, not mined yet
+	Settled                        // mined, Evidence complete
+	NotCharged                     // never submitted (released), or dead with proof
+)
