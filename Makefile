@@ -1,0 +1,61 @@
+# Targets explain themselves: make help.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+GO ?= go
+
+export CGO_ENABLED ?= $(shell command -v gcc >/dev/null 2>&1 && echo 1 || echo 0)
+
+.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## set up, then sell and buy a call on this machine (ARGS='--exit --json' ends by itself)
+	@bin/clawr dev $(ARGS)
+
+build: setup-go ## build bin/clawr
+	@mkdir -p bin
+	@$(GO) build -o bin/clawr ./cmd/clawr
+
+test: setup build ## set up everything, then run every test
+	$(GO) test -timeout 20m ./...
+
+race: setup build ## the tests again, under the race detector
+	CLAWR_TEST_SHORT=1 $(GO) test -race -short -timeout 30m ./...
+
+lint: setup-go ## gofmt, go vet and staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+setup: setup-go setup-npm setup-postgres ## install what the tests need
+
+setup-go:
+	@$(GO) mod download
+
+setup-npm:
+	@command -v npm >/dev/null || scripts/apt nodejs npm
+	@if [ ! -e e2e/node_modules/.done ] || [ e2e/package-lock.json -nt e2e/node_modules/.done ]; then \
+		cd e2e && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.done; fi
+
+setup-postgres:
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || scripts/apt postgresql
+
+FUZZTIME ?= 20s
+fuzz: setup-go ## run every fuzz target for FUZZTIME
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+contracts: setup-npm ## compile the development chain's contracts again
+	cd e2e && node ../chain/devchain/contracts/compile.mjs
+
+vectors-x402: setup-npm ## generate testdata/vectors/x402 with the official SDK again
+	cd e2e && node vectors/generate.mjs
+
+bench-overhead: setup build ## what clawr adds to a call, beside the official TypeScript stack
+	@$(GO) run ./bench overhead
+
+clean: ## remove what was built
+	rm -rf bin e2e/node_modules
