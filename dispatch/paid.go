@@ -1,0 +1,337 @@
+package dispatch
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
+)
+
+// payment is a payment header taken apart.
+type payment struct {
+	*x402.PaymentPayload
+	exact     *x402.Exact
+	key       ledger.Key
+	v1        bool
+	quote     string
+	signature string // SHA-256, hex
+	quoteSHA  string // SHA-256, hex; empty without a quote
+}
+
+// parse takes a header apart. What cannot be taken apart is a 400; nothing has
+// been looked up by then.
+func (d *Dispatcher) parse(h header) (*payment, error) {
+	bad := func(err error) error {
+		return &clawr.Error{Code: clawr.CodeBadHeader, Message: "the payment header cannot be read: " + reasonOf(err), Fix: "send base64 of the JSON that the challenge asks for; nothing was charged"}
+	}
+	decode := x402.ParsePayment
+	if h.v1 {
+		decode = x402.ParsePaymentV1
+	}
+	pp, err := decode(h.value)
+	if err != nil {
+		return nil, bad(err)
+	}
+	p := &payment{PaymentPayload: pp, v1: h.v1, quote: pp.Accepted.Extra.Quote}
+	if p.exact, err = x402.ParseExact(pp.Payload); err != nil {
+		return nil, bad(err)
+	}
+	asset := pp.Accepted.Asset
+	if pp.Version == 1 {
+		asset = d.Asset.Address
+	}
+	p.key = ledger.Key{Network: pp.Accepted.Network, Asset: strings.ToLower(asset), Payer: p.exact.Payer(), Nonce: p.exact.Nonce.Hex()}
+	p.signature = hashHex(p.exact.Signature)
+	if p.quote != "" {
+		p.quoteSHA = hashHex([]byte(p.quote))
+	}
+	return p, nil
+}
+
+// paid answers a call that carries a payment.
+func (d *Dispatcher) paid(c *call, h header) error {
+	p, err := d.parse(h)
+	if err != nil {
+		return err
+	}
+	c.v1 = p.v1
+	if err := d.readBody(c); err != nil {
+		return err
+	}
+	done, err := d.known(c, p)
+	if done || err != nil {
+		return err
+	}
+	return d.buy(c, p)
+}
+
+// known answers a call whose authorization has a row: with the stored answer,
+// or with why there is none (yet). It comes before everything that could
+// refuse a new payment, because a settled payment would fail all of it.
+func (d *Dispatcher) known(c *call, p *payment) (done bool, err error) {
+	row, err := d.Book.Find(c.in.Context(), p.key)
+	if err != nil {
+		return true, unavailable(err)
+	}
+	if row == nil {
+		return false, nil
+	}
+	return true, d.standing(c, p, row)
+}
+
+// standing answers a call whose payment is row.
+func (d *Dispatcher) standing(c *call, p *payment, row *ledger.Payment) error {
+	c.ev.Lifecycle, c.ev.Caller = "", d.callers.hash(d.Salt, "payer:", row.Payer)
+	if got := d.Limiter.Allow("replay/"+row.ID, replayRate, c.start, 1); !got.OK {
+		got.Headers(c.w.Header().Set)
+		return got.Err()
+	}
+	if !d.mayHave(c, p, row) {
+		return &clawr.Error{Code: clawr.CodeAlreadyUsed, Message: "this authorization was used already, in another payment", Fix: "ask without a payment and sign a new one"}
+	}
+	elsewhere := &clawr.Error{Code: clawr.CodeBoundElsewhere, Message: "this payment bought another request", Fix: "send it to the request that it was made for, or sign a new one"}
+	if c.e == nil || c.e.ID != row.TenantID {
+		return elsewhere
+	}
+	e, err := d.Directory.version(c.in.Context(), d.Tenants, row.TenantID, row.Version)
+	if err != nil {
+		return unavailable(err)
+	}
+	if c.worker, err = e.open(c.in.Context(), d.Workers); err != nil {
+		return unavailable(err)
+	}
+	if c.canonical, c.units, c.planErr = c.worker.Plan(&c.Request); c.planErr != nil || c.fingerprint(e, c.canonical) != row.Fingerprint {
+		return elsewhere
+	}
+	return d.follow(c, p, e, row)
+}
+
+// mayHave reports whether whoever sent p may have row's answer. An
+// authorization and its signature are public once they are settled, so that
+// alone is not enough: the quote is what only the buyer has. A row without one
+// answers only the address that paid, for ten minutes.
+func (d *Dispatcher) mayHave(c *call, p *payment, row *ledger.Payment) bool {
+	same := func(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+	if !same(p.signature, row.SignatureSHA256) || !same(p.quoteSHA, row.QuoteSHA256) {
+		return false
+	}
+	if row.QuoteSHA256 != "" {
+		return true
+	}
+	if !same(d.callers.hash(d.Salt, "addr:", c.addr), row.ClientAddrHash) {
+		return false
+	}
+	paid := row.Money == ledger.Mined || row.Money == ledger.Final
+	return !paid || c.start.Before(row.Updated.Add(10*time.Minute))
+}
+
+// follow brings row to its end, or to the deadline, and answers accordingly.
+func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) error {
+	ctx, cancel := d.detached(c)
+	defer cancel()
+	for {
+		switch {
+		case row.Money == ledger.Mined || row.Money == ledger.Final:
+			return d.replay(ctx, c, p, e, row)
+		case row.Money == ledger.Released || row.Money == ledger.Dead:
+			reason := row.ErrorCode
+			if reason == "" {
+				reason = clawr.CodeNotCharged
+			}
+			return d.refuse(c, reason, "this payment was not charged and can not be used any more; sign a new one")
+		case row.Work == ledger.Done:
+			return d.finish(ctx, c, p, e, row, nil)
+		case row.LeaseUntil.Before(d.now()) && idempotent(c.Method):
+			taken, err := d.Recovery.TakeOver(ctx, row.ID, row.Epoch, d.Node, d.lease())
+			if err == nil {
+				return d.perform(ctx, c, p, e, &taken)
+			}
+			if !errors.Is(err, ledger.ErrFenced) {
+				return unavailable(err)
+			}
+		}
+		if !d.flights.wait(ctx, c.in.Context(), p.key) {
+			return &clawr.Error{Code: clawr.CodeSettlementPending, Message: "this payment's request is still being worked on", Fix: "send the same header again", RetryAfter: time.Second}
+		}
+		next, err := d.Book.Find(ctx, p.key)
+		if err != nil {
+			return unavailable(err)
+		}
+		if next == nil {
+			return &clawr.Error{Code: clawr.CodeInternal, Err: errors.New("a payment disappeared from the book")}
+		}
+		row = next
+	}
+}
+
+// orphan answers a call that no tenant's route matches, but whose payment is
+// known: a tenant's hosts go when it is removed, the answers it sold do not.
+func (d *Dispatcher) orphan(c *call, h header) (done bool, err error) {
+	p, err := d.parse(h)
+	if err != nil {
+		return false, err
+	}
+	row, err := d.Book.Find(c.in.Context(), p.key)
+	if err != nil {
+		return false, unavailable(err)
+	}
+	if row == nil {
+		return false, nil
+	}
+	if s := d.Directory.snapshot.Load(); s != nil && s.byID[row.TenantID] != nil {
+		c.identify(s.byID[row.TenantID])
+	}
+	if err := c.rewrite(c.in.URL.EscapedPath()); err != nil {
+		return false, err
+	}
+	if err := d.readBody(c); err != nil {
+		return false, err
+	}
+	return true, d.standing(c, p, row)
+}
+
+// buy takes a new payment: everything that can be refused without cost first,
+// then the reservation, then the work.
+func (d *Dispatcher) buy(c *call, p *payment) error {
+	if err := c.e.available(); err != nil {
+		return err
+	}
+	e, quoted, refusal := d.quoted(c, p)
+	worker, err := e.open(c.in.Context(), d.Workers)
+	if err != nil {
+		return unavailable(err)
+	}
+	c.worker = worker
+	c.canonical, c.units, c.planErr = worker.Plan(&c.Request)
+	if err := d.admit(c); err != nil {
+		return err
+	}
+	if c.units == 0 || !e.Paid() {
+		return d.free(c)
+	}
+	if c.notModified() {
+		return nil
+	}
+	if c.planErr != nil {
+		return c.planErr
+	}
+	if refusal != nil {
+		return d.refuse(c, refusal.Code, refusal.Message)
+	}
+	terms, err := d.terms(e, c.units)
+	if err != nil {
+		return err
+	}
+	if p.quote != "" && strconv.FormatInt(quoted, 10) != terms.Amount {
+		return d.refuse(c, x402.ReasonValue, "the quote is for another amount")
+	}
+	if refusal := d.verify(c, p, &terms); refusal != nil {
+		return d.refusedButKnown(c, p, refusal)
+	}
+	c.ev.Caller = d.callers.hash(d.Salt, "payer:", p.key.Payer)
+	if err := d.check(c); err != nil {
+		return err
+	}
+	if d.MaxFlight > 0 && d.inFlight.Load() >= d.MaxFlight {
+		return &clawr.Error{Code: clawr.CodeOverloaded, Message: "too many paid calls are in work; you were not charged", Fix: "send the same request again", RetryAfter: time.Second}
+	}
+	return d.reserve(c, p, e, terms)
+}
+
+// quoted finds the version that p's quote promises, and its amount. Without a
+// quote it is the current one. A quote that does not hold is a refusal.
+func (d *Dispatcher) quoted(c *call, p *payment) (e *entry, units int64, refusal *clawr.Error) {
+	if p.quote == "" {
+		return c.e, 0, nil
+	}
+	q, err := d.Quotes.Open(c.e.ID, p.quote, c.start)
+	if err != nil {
+		return c.e, 0, asRefusal(err)
+	}
+	if e, err = d.Directory.version(c.in.Context(), d.Tenants, c.e.ID, q.Version); err != nil {
+		return c.e, 0, &clawr.Error{Code: x402.ReasonQuoteForeign, Message: "the quote names a version that is gone"}
+	}
+	return e, q.Units, nil
+}
+
+// verify checks p against terms: all that needs no chain here, the rest by the
+// facilitator.
+func (d *Dispatcher) verify(c *call, p *payment, terms *x402.Requirements) *clawr.Error {
+	if _, err := x402.Match([]x402.Requirements{*terms}, p.PaymentPayload); err != nil {
+		return asRefusal(err)
+	}
+	// Time is the later of ours and the chain's: by either, the authorization
+	// must outlive the work, the settlement and a doubt about the clocks.
+	now := c.start
+	if head := d.Payments.HeadTime(); head.After(now) {
+		now = head
+	}
+	if _, err := x402.Verify(p.PaymentPayload, terms, x402.Check{Now: now, Slack: d.deadline() + slack, Token: &d.Asset}); err != nil {
+		return asRefusal(err)
+	}
+	ctx, cancel := context.WithTimeout(c.in.Context(), 10*time.Second)
+	defer cancel()
+	res, err := d.Payments.Verify(ctx, p.ForFacilitator(terms), *terms)
+	switch {
+	case err != nil:
+		return unavailable(err)
+	case !res.IsValid:
+		return &clawr.Error{Code: res.InvalidReason, Status: http.StatusPaymentRequired, Message: "the payment was refused: " + string(res.InvalidReason)}
+	case !strings.EqualFold(res.Payer, p.key.Payer):
+		return &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: "the facilitator answered for another payer; you were not charged", Fix: "send the same request again", RetryAfter: 5 * time.Second}
+	}
+	return nil
+}
+
+// refusedButKnown answers a payment that failed verification. A twin of the
+// request may have paid meanwhile, and that is why it failed: then the twin's
+// answer counts, and no new payment is asked for.
+func (d *Dispatcher) refusedButKnown(c *call, p *payment, refusal *clawr.Error) error {
+	if done, err := d.known(c, p); done || err != nil {
+		return err
+	}
+	if refusal.HTTPStatus() == http.StatusServiceUnavailable {
+		return refusal
+	}
+	return d.refuse(c, refusal.Code, refusal.Message)
+}
+
+// check asks the worker whether what is asked for exists.
+func (d *Dispatcher) check(c *call) error {
+	err := c.worker.Check(c.in.Context(), &c.Request)
+	if err == nil {
+		return nil
+	}
+	if clawr.CodeOf(err) == clawr.CodeRecordNotFound {
+		if got := d.Limiter.Allow("miss/"+c.e.ID+"/"+c.ev.Caller, missRate, c.start, 1); !got.OK {
+			got.Headers(c.w.Header().Set)
+			return got.Err()
+		}
+	}
+	return err
+}
+
+// refuse answers 402 with a fresh challenge for the current version.
+func (d *Dispatcher) refuse(c *call, reason clawr.Code, message string) error {
+	if err := c.e.available(); err != nil {
+		return err
+	}
+	current, err := c.e.open(c.in.Context(), d.Workers)
+	if err != nil {
+		return unavailable(err)
+	}
+	if _, units, _ := current.Plan(&c.Request); units > 0 {
+		c.units = units
+	}
+	c.ev.Lifecycle = invalid
+	return d.challenge(c, reason, message)
+}
+
+func idempotent(method string) bool { return method == http.MethodGet || method == http.MethodHead }
