@@ -1,0 +1,318 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/402claw/clawr/ledger"
+)
+
+// OpenSettlement keeps what the facilitator is asked to settle, and answers
+// with the row that stands for its authorization: s, or what was kept before,
+// whose payTo, amount and payload the caller must compare. It carries its live
+// batch, or its last one, and what that one did for it.
+func (db *DB) OpenSettlement(ctx context.Context, s ledger.Settlement) (ledger.Settlement, error) {
+	if s.ID == "" {
+		s.ID = newID("stl_")
+	}
+	err := db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
+		_, err := q.ExecContext(ctx, `
+			INSERT INTO settlements(id, network, asset, payer, auth_nonce, pay_to, amount, valid_before, payload, requested_by, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (network, asset, payer, auth_nonce) DO NOTHING`,
+			s.ID, s.Network, s.Asset, s.Payer, s.Nonce, s.PayTo, s.Amount, s.ValidBefore, s.Payload, null(s.RequestedBy), db.micros())
+		return err
+	})
+	if err != nil {
+		return ledger.Settlement{}, err
+	}
+	out, err := db.Settlement(ctx, s.Key)
+	if err != nil {
+		return ledger.Settlement{}, err
+	}
+	if out == nil {
+		return ledger.Settlement{}, fmt.Errorf("store: settlement of %s is not there", s.Nonce)
+	}
+	return *out, nil
+}
+
+// Settlement is what stands for an authorization in the facilitator's book,
+// nil if it was never asked to settle it.
+func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement, error) {
+	var s ledger.Settlement
+	var batch string
+	var created int64
+	err := db.reader().QueryRowContext(ctx, `
+		SELECT s.id, s.network, s.asset, s.payer, s.auth_nonce, s.pay_to, s.amount, s.valid_before, s.payload, COALESCE(s.requested_by, ''), s.created_at,
+			COALESCE(i.batch_id, ''), COALESCE(i.outcome, ''), COALESCE(i.tx_hash, ''), COALESCE(i.block_number, 0), COALESCE(i.block_hash, ''), COALESCE(i.log_index, 0)
+		FROM settlements s LEFT JOIN settlement_items i ON i.settlement_id = s.id LEFT JOIN settlement_batches b ON b.id = i.batch_id
+		WHERE s.network = $1 AND s.asset = $2 AND s.payer = $3 AND s.auth_nonce = $4
+		ORDER BY COALESCE(i.live, 0) DESC, COALESCE(b.created_at, 0) DESC, COALESCE(b.signer_nonce, 0) DESC LIMIT 1`, k.Network, k.Asset, k.Payer, k.Nonce).
+		Scan(&s.ID, &s.Network, &s.Asset, &s.Payer, &s.Nonce, &s.PayTo, &s.Amount, &s.ValidBefore, &s.Payload, &s.RequestedBy, &created,
+			&batch, &s.Item, &s.Tx, &s.BlockNumber, &s.BlockHash, &s.LogIndex)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Created = fromMicros(created)
+	if batch != "" {
+		list, err := db.batches(ctx, `id = $1`, batch)
+		if err != nil {
+			return nil, err
+		}
+		s.Batch = &list[0]
+	}
+	return &s, nil
+}
+
+// Sign is T3: it stores a batch, its first signed transaction and its
+// settlements before anything is broadcast, and in the same transaction moves
+// this book's payments among them from held to signed. All of it, or nothing:
+// ErrLive if a settlement is in a live batch already, ErrFenced if one of them
+// is a payment that may not be submitted (its answer is not stored, it was
+// released) or if the signer's nonce is taken. A settlement without a payments
+// row is somebody else's payment.
+func (db *DB) Sign(ctx context.Context, b ledger.Batch) error {
+	if len(b.Txs) == 0 || len(b.Settlements) == 0 {
+		return errors.New("store: a batch needs a transaction and a settlement")
+	}
+	db.at("t3.before")
+	err := db.write(ctx, func(ctx context.Context, q querier, again bool) error {
+		now := db.micros()
+		ok, err := changed(q.ExecContext(ctx, `
+			INSERT INTO settlement_batches(id, network, signer, signer_nonce, calldata_sha256, item_count, state, created_at, updated_at)
+			VALUES ($1, $2, $3, $4, $5, $6, 'signed', $7, $7) ON CONFLICT DO NOTHING`,
+			b.ID, b.Network, b.Signer, b.Nonce, b.CalldataSHA256, len(b.Settlements), now))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			if again {
+				return db.landed(ctx, q, ledger.MoveSign, b.ID, `SELECT 1 FROM settlement_batches JOIN settlement_txs ON batch_id = id
+					WHERE id = $1 AND calldata_sha256 = $2 AND tx_hash = $3`, b.ID, b.CalldataSHA256, b.Txs[0].Hash)
+			}
+			return fmt.Errorf("%w: nonce %d of %s has a batch", ledger.ErrFenced, b.Nonce, b.Signer)
+		}
+		for _, tx := range b.Txs {
+			if err := insertTx(ctx, q, b.ID, tx, now); err != nil {
+				return err
+			}
+		}
+		for i, id := range b.Settlements {
+			ok, err := changed(q.ExecContext(ctx, `
+				INSERT INTO settlement_items(batch_id, idx, settlement_id, live) VALUES ($1, $2, $3, 1) ON CONFLICT DO NOTHING`, b.ID, i, id))
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return fmt.Errorf("%w: %s", ledger.ErrLive, id)
+			}
+		}
+		return db.signPayments(ctx, q, b.ID, b.Settlements)
+	})
+	if err != nil {
+		return err
+	}
+	db.at("t3.after")
+	return nil
+}
+
+// signPayments moves the payments of a batch's settlements to signed. If some
+// have none it first locks new ones out: a reservation that is under way then
+// shows up, and one that comes later will see the live item.
+func (db *DB) signPayments(ctx context.Context, q querier, batch string, settlements []string) error {
+	var foreign int
+	err := q.QueryRowContext(ctx, `
+		SELECT COUNT(*) FROM settlement_items i JOIN settlements s ON s.id = i.settlement_id
+			LEFT JOIN payments p ON p.network = s.network AND p.asset = s.asset AND p.payer = s.payer AND p.auth_nonce = s.auth_nonce
+		WHERE i.batch_id = $1 AND p.id IS NULL`, batch).Scan(&foreign)
+	if err != nil {
+		return err
+	}
+	if foreign > 0 {
+		if err := db.lockPayments(ctx, q); err != nil {
+			return err
+		}
+	}
+	for _, id := range settlements {
+		ok, err := changed(q.ExecContext(ctx, `
+			UPDATE payments SET money = 'signed', batch_id = $2, facilitator = 'self', updated_at = $3 FROM settlements s
+			WHERE s.id = $1 AND payments.network = s.network AND payments.asset = s.asset AND payments.payer = s.payer AND payments.auth_nonce = s.auth_nonce
+			  AND (money = 'signed' OR money = 'held' AND (policy <> 'settle_first' AND work = 'done' OR policy = 'settle_first' AND work = 'pending'))`,
+			id, batch, db.micros()))
+		if err != nil {
+			return err
+		}
+		if ok {
+			continue
+		}
+		var payment string
+		ours, err := found(q.QueryRowContext(ctx, `
+			SELECT p.id FROM payments p JOIN settlements s ON p.network = s.network AND p.asset = s.asset AND p.payer = s.payer AND p.auth_nonce = s.auth_nonce
+			WHERE s.id = $1`, id).Scan(&payment))
+		if err != nil {
+			return err
+		}
+		if ours {
+			return fenced(ledger.MoveSign, payment)
+		}
+	}
+	return nil
+}
+
+func insertTx(ctx context.Context, q querier, batch string, tx ledger.Tx, now int64) error {
+	_, err := q.ExecContext(ctx, `
+		INSERT INTO settlement_txs(tx_hash, batch_id, attempt, raw_tx, max_fee_wei, tip_wei, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		tx.Hash, batch, tx.Attempt, tx.Raw, tx.MaxFee, tx.Tip, now)
+	return err
+}
+
+// AddTx stores one more signed transaction of a batch, with higher fees,
+// before it is broadcast. ErrFenced: the batch is mined or given up.
+func (db *DB) AddTx(ctx context.Context, batchID string, tx ledger.Tx) error {
+	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
+		now := db.micros()
+		ok, err := changed(q.ExecContext(ctx, `UPDATE settlement_batches SET updated_at = $2 WHERE id = $1 AND state = 'signed'`, batchID, now))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("%w: batch %s", ledger.ErrFenced, batchID)
+		}
+		if again {
+			var one int
+			if ok, err := found(q.QueryRowContext(ctx, `SELECT 1 FROM settlement_txs WHERE tx_hash = $1 AND batch_id = $2`, tx.Hash, batchID).Scan(&one)); err != nil || ok {
+				return err
+			}
+		}
+		return insertTx(ctx, q, batchID, tx, now)
+	})
+}
+
+// Mined books how a mined batch ended for each of its settlements, and in the
+// same transaction the evidence of this book's payments among them and their
+// usage events. A reverted item leaves its settlement open for another batch,
+// and its payment signed; so does one that was used elsewhere without
+// evidence, which no other batch can change. Booking the same block twice is
+// booking it once.
+func (db *DB) Mined(ctx context.Context, batchID, tx string, blockNumber int64, blockHash string, results []ledger.ItemResult) error {
+	db.at("mined.before")
+	err := db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
+		var items int
+		ok, err := found(q.QueryRowContext(ctx, `
+			UPDATE settlement_batches SET state = 'mined', mined_tx = $2, block_number = $3, block_hash = $4, updated_at = $5
+			WHERE id = $1 AND state = 'signed' AND EXISTS(SELECT 1 FROM settlement_txs t WHERE t.batch_id = settlement_batches.id AND t.tx_hash = $2)
+			RETURNING item_count`, batchID, tx, blockNumber, blockHash, db.micros()).Scan(&items))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return db.landed(ctx, q, ledger.MovePaid, batchID, `
+				SELECT 1 FROM settlement_batches WHERE id = $1 AND state IN('mined','final') AND mined_tx = $2 AND block_hash = $3`, batchID, tx, blockHash)
+		}
+		if items != len(results) {
+			return fmt.Errorf("store: %d results for the %d items of batch %s", len(results), items, batchID)
+		}
+		for _, r := range results {
+			if err := db.minedItem(ctx, q, batchID, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	db.at("mined.after")
+	return nil
+}
+
+func (db *DB) minedItem(ctx context.Context, q querier, batchID string, r ledger.ItemResult) error {
+	ok, err := changed(q.ExecContext(ctx, `
+		UPDATE settlement_items SET outcome = $3, live = $4, tx_hash = $5, block_number = $6, block_hash = $7, log_index = $8
+		WHERE batch_id = $1 AND settlement_id = $2 AND outcome IS NULL`,
+		batchID, r.SettlementID, string(r.Outcome), bit(r.Outcome != ledger.ItemReverted), null(r.Tx), r.BlockNumber, null(r.BlockHash), r.LogIndex))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("store: %s is no open item of batch %s", r.SettlementID, batchID)
+	}
+	if r.Outcome == ledger.ItemReverted || r.Tx == "" || r.BlockHash == "" {
+		return nil
+	}
+	var k ledger.Key
+	if err := q.QueryRowContext(ctx, `SELECT network, asset, payer, auth_nonce FROM settlements WHERE id = $1`, r.SettlementID).
+		Scan(&k.Network, &k.Asset, &k.Payer, &k.Nonce); err != nil {
+		return err
+	}
+	if ok, err := db.paid(ctx, q, k, r.Evidence); err != nil || ok {
+		return err
+	}
+	// Nothing to move: somebody else's payment, or one that Paid booked first.
+	p, err := paymentByKey(ctx, q, k)
+	if err == nil && p != nil && p.Money != ledger.Mined && p.Money != ledger.Final {
+		db.log.ErrorContext(ctx, "the chain shows a payment that the book has given up", "payment", p.ID, "money", p.Money, "tx", r.Tx)
+	}
+	return err
+}
+
+// OpenBatches lists a signer's batches that are neither mined nor given up, by
+// nonce, with every transaction that may be rebroadcast.
+func (db *DB) OpenBatches(ctx context.Context, network, signer string) ([]ledger.Batch, error) {
+	return db.batches(ctx, `network = $1 AND signer = $2 AND state = 'signed' ORDER BY signer_nonce`, network, signer)
+}
+
+// NextNonce is one more than the highest account nonce that a batch of signer
+// has, 0 if it has none; the chain may know a higher one.
+func (db *DB) NextNonce(ctx context.Context, network, signer string) (int64, error) {
+	var n int64
+	err := db.reader().QueryRowContext(ctx, `SELECT COALESCE(MAX(signer_nonce) + 1, 0) FROM settlement_batches WHERE network = $1 AND signer = $2`, network, signer).Scan(&n)
+	return n, err
+}
+
+func (db *DB) batches(ctx context.Context, where string, args ...any) ([]ledger.Batch, error) {
+	var list []ledger.Batch
+	rows, err := db.reader().QueryContext(ctx, `
+		SELECT id, network, signer, signer_nonce, calldata_sha256, state, COALESCE(mined_tx, ''), COALESCE(block_number, 0), COALESCE(block_hash, ''), created_at
+		FROM settlement_batches WHERE `+where, args...)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var b ledger.Batch
+		var created int64
+		err := rows.Scan(&b.ID, &b.Network, &b.Signer, &b.Nonce, &b.CalldataSHA256, &b.State, &b.MinedTx, &b.BlockNumber, &b.BlockHash, &created)
+		b.Created = fromMicros(created)
+		list = append(list, b)
+		return err
+	})
+	for i := range list {
+		if err == nil {
+			err = db.fillBatch(ctx, &list[i])
+		}
+	}
+	return list, err
+}
+
+// fillBatch adds a batch's settlements and transactions, which never change
+// but for transactions that are added.
+func (db *DB) fillBatch(ctx context.Context, b *ledger.Batch) error {
+	rows, err := db.reader().QueryContext(ctx, `SELECT settlement_id FROM settlement_items WHERE batch_id = $1 ORDER BY idx`, b.ID)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var id string
+		err := rows.Scan(&id)
+		b.Settlements = append(b.Settlements, id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	rows, err = db.reader().QueryContext(ctx, `SELECT tx_hash, attempt, raw_tx, max_fee_wei, tip_wei FROM settlement_txs WHERE batch_id = $1 ORDER BY attempt`, b.ID)
+	return each(rows, err, func(rows *sql.Rows) error {
+		var tx ledger.Tx
+		err := rows.Scan(&tx.Hash, &tx.Attempt, &tx.Raw, &tx.MaxFee, &tx.Tip)
+		b.Txs = append(b.Txs, tx)
+		return err
+	})
+}

@@ -1,0 +1,168 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/402claw/clawr"
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// oldest is the first SQLite without the bug that let a WAL reset drop
+// committed transactions.
+const oldest = "3.51.3"
+
+// sqliteDB is the embedded engine: one file, one writer, many readers.
+type sqliteDB struct {
+	*writer
+	writing *sql.DB // one connection, the writer's
+	reading *sql.DB
+	reads   *prepared
+}
+
+func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteDB, err error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	// SQLite would create it readable by everybody; it holds keys. Its WAL gets the same mode.
+	f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, &clawr.Error{Code: clawr.CodeFile, Param: "data", Message: "the database cannot be opened: " + err.Error(), Fix: "make its directory writable for this user", Err: err}
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	d := &sqliteDB{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.shut())
+		}
+	}()
+	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(2000)", "cache_size(-65536)")); err != nil {
+		return nil, err
+	}
+	d.writing.SetMaxOpenConns(1)
+	if err := checkSQLite(ctx, d.writing); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if err := migrate(ctx, goose.DialectSQLite3, d.writing); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if d.reading, err = sql.Open("sqlite", sqliteDSN(abs, "query_only(1)", "cache_size(-16384)")); err != nil {
+		return nil, err
+	}
+	readers := max(4, 2*runtime.GOMAXPROCS(0))
+	d.reading.SetMaxOpenConns(readers)
+	d.reading.SetMaxIdleConns(readers)
+	d.reads = &prepared{db: d.reading}
+	conn, err := d.writing.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.writer = newWriter(&prepared{db: conn}, fatal)
+	return d, nil
+}
+
+// sqliteDSN names a file with the settings that every connection needs.
+// FULL makes each commit durable; NORMAL would lose the last ones in a power
+// cut, and with them reservations that were acknowledged.
+func sqliteDSN(path string, pragmas ...string) string {
+	q := url.Values{"_pragma": append([]string{"busy_timeout(10000)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)"}, pragmas...)}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
+// checkSQLite refuses a library that loses data, and a file on which WAL does
+// not work.
+func checkSQLite(ctx context.Context, db *sql.DB) error {
+	var version, mode string
+	if err := db.QueryRowContext(ctx, `SELECT sqlite_version()`).Scan(&version); err != nil {
+		return err
+	}
+	if !atLeast(version, oldest) {
+		return &clawr.Error{Code: clawr.CodeInternal, Message: "SQLite " + version + " can lose committed transactions", Fix: "build clawr with SQLite " + oldest + " or later"}
+	}
+	if err := db.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode); err != nil {
+		return err
+	}
+	if mode != "wal" {
+		return &clawr.Error{Code: clawr.CodeFile, Param: "data", Message: "the database's file system has no shared memory, which the write-ahead log needs", Fix: "use a local disk"}
+	}
+	return nil
+}
+
+// atLeast compares versions such as 3.51.3 by number.
+func atLeast(version, least string) bool {
+	v, l := strings.Split(version, "."), strings.Split(least, ".")
+	for i := range l {
+		if i >= len(v) {
+			return false
+		}
+		a, err1 := strconv.Atoi(v[i])
+		b, err2 := strconv.Atoi(l[i])
+		if err1 != nil || err2 != nil {
+			return false
+		}
+		if a != b {
+			return a > b
+		}
+	}
+	return true
+}
+
+func (d *sqliteDB) reader() querier { return d.reads }
+
+func (d *sqliteDB) close() error {
+	d.writer.stop()
+	return d.shut()
+}
+
+func (d *sqliteDB) shut() error {
+	var errs []error
+	if d.reading != nil {
+		errs = append(errs, d.reading.Close())
+	}
+	if d.writer != nil {
+		if c, ok := d.writer.conn.db.(*sql.Conn); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	if d.writing != nil {
+		errs = append(errs, d.writing.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// The data directory has one owner, so nobody else is to be told or waited for.
+func (d *sqliteDB) notify(context.Context, querier) error       { return nil }
+func (d *sqliteDB) listen(ctx context.Context, _ func())        { <-ctx.Done() }
+func (d *sqliteDB) poll() time.Duration                         { return 200 * time.Millisecond }
+func (d *sqliteDB) lockPayments(context.Context, querier) error { return nil }
+func (d *sqliteDB) soleOwner() bool                             { return true }
+
+// sqliteCode is err's extended result code, 0 if it is not SQLite's.
+func sqliteCode(err error) int {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code()
+	}
+	return 0
+}
+
+// brokenPromise reports whether err means that data which the kernel had
+// accepted may not be on the disk: after a failed fsync it is unknown what is,
+// and asking again would be answered from memory.
+func brokenPromise(err error) bool {
+	code := sqliteCode(err)
+	return code == sqlite3.SQLITE_IOERR_FSYNC || code == sqlite3.SQLITE_IOERR_DIR_FSYNC
+}

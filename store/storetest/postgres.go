@@ -1,0 +1,229 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// DatabaseEnv names the variable with the URL of a PostgreSQL server on which
+// tests may create databases. Without it, they start a server of their own.
+const DatabaseEnv = "CLAWR_TEST_DATABASE_URL"
+
+// Postgres makes an empty database for one test and returns its URL. Where
+// there is no PostgreSQL the test is skipped, except in continuous integration.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	admin, err := server()
+	if errors.Is(err, errNoServer) && os.Getenv("CI") == "" {
+		t.Skip("no PostgreSQL 15 here; set " + DatabaseEnv + " to test on it")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [6]byte
+	rand.Read(b[:])
+	name := "clawr_test_" + hex.EncodeToString(b[:])
+	if err := adminExec(admin, `CREATE DATABASE `+name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := adminExec(admin, `DROP DATABASE `+name+` WITH (FORCE)`); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
+
+func adminExec(admin, statement string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, statement)
+	return err
+}
+
+// Main runs a package's tests and then stops the server that they started. A
+// package that calls Postgres has:
+//
+//	func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
+func Main(m *testing.M) int {
+	code := m.Run()
+	cluster.stop()
+	return code
+}
+
+var errNoServer = errors.New("storetest: no PostgreSQL server programs found")
+
+// cluster is the server of this test process.
+var cluster throwaway
+
+// server is the administrator's URL of a running server.
+func server() (string, error) {
+	if u := os.Getenv(DatabaseEnv); u != "" {
+		return u, nil
+	}
+	cluster.once.Do(func() { cluster.url, cluster.err = cluster.start() })
+	return cluster.url, cluster.err
+}
+
+// throwaway is a server whose data is worth nothing: it never syncs, and dies
+// with the process that started it, however that dies.
+type throwaway struct {
+	once sync.Once
+	url  string
+	err  error
+	dir  string
+	end  func()
+}
+
+func (c *throwaway) start() (string, error) {
+	bin, err := programs()
+	if err != nil {
+		return "", err
+	}
+	if c.dir, err = os.MkdirTemp("", "clawr-postgres-"); err != nil {
+		return "", err
+	}
+	attr, err := c.account()
+	if err != nil {
+		return "", err
+	}
+	data := filepath.Join(c.dir, "data")
+	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	initdb.SysProcAttr, initdb.Dir = attr, c.dir
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	port, err := freePort()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", c.dir,
+		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "deadlock_timeout=200ms")
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr, cmd.Dir = &log, &log, c.dir
+	cmd.SysProcAttr = dieWithParent(attr)
+	exited, err := startHere(cmd)
+	if err != nil {
+		return "", err
+	}
+	c.end = func() {
+		_ = cmd.Process.Signal(syscall.SIGQUIT)
+		<-exited
+		_ = os.RemoveAll(c.dir)
+	}
+	admin := fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		err := adminExec(admin, `SELECT 1`)
+		if err == nil {
+			return admin, nil
+		}
+		select {
+		case <-exited:
+			return "", fmt.Errorf("postgres ended:\n%s", log.Bytes())
+		case <-time.After(30 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return "", fmt.Errorf("postgres does not answer: %w", err)
+		}
+	}
+}
+
+func (c *throwaway) stop() {
+	if c.end != nil {
+		c.end()
+	}
+}
+
+// account gives the cluster's directory to the user postgres if we are root,
+// as whom PostgreSQL refuses to run.
+func (c *throwaway) account() (*syscall.SysProcAttr, error) {
+	if os.Geteuid() != 0 {
+		return &syscall.SysProcAttr{}, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("%w: PostgreSQL does not run as root, and there is no user postgres", errNoServer)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2, os.Chown(c.dir, uid, gid)); err != nil {
+		return nil, err
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
+}
+
+// startHere starts cmd from a thread that lives as long as cmd: the kernel
+// sends the parent-death signal when the thread ends, not the process.
+func startHere(cmd *exec.Cmd) (exited chan struct{}, err error) {
+	exited = make(chan struct{})
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer close(exited)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+	}()
+	return exited, <-started
+}
+
+// programs is the directory of the newest server's programs.
+func programs() (string, error) {
+	if p, err := exec.LookPath("postgres"); err == nil {
+		return filepath.Dir(p), nil
+	}
+	best, newest := "", 0
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	for _, dir := range dirs {
+		v, err := strconv.Atoi(filepath.Base(filepath.Dir(dir)))
+		if err != nil || v < 15 || v <= newest {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil {
+			best, newest = dir, v
+		}
+	}
+	if best == "" {
+		return "", errNoServer
+	}
+	return best, nil
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
