@@ -146,7 +146,7 @@ func ParseExact(payload []byte) (*Exact, error) {
 		e.Signature, _ = hex.AppendDecode(nil, digits)
 	}
 	if len(e.Signature) == 0 {
-		return e, refuse(ReasonParseSignature, "the signature is not hexadecimal")
+		return e, refuse(ReasonSignature, "the signature is missing or not hexadecimal")
 	}
 	if e.To, ok = parseAddress(to); !ok {
 		return e, refuse(ReasonRecipient, "authorization: to is not an address")

@@ -201,12 +201,12 @@ func TestUnreadablePayloads(t *testing.T) {
 		want           clawr.Code
 	}{
 		{"no authorization", `"authorization"`, `"permit2Authorization"`, ReasonPayloadType},
-		{"no signature", `"signature"`, `"sig"`, ReasonParseSignature},
+		{"no signature", `"signature"`, `"sig"`, ReasonSignature},
 		{"signature is a number", `"` + sig + `"`, `1`, ReasonPayloadType},
-		{"signature is not hex", sig, "0xzz", ReasonParseSignature},
-		{"signature has odd digits", sig, sig[:len(sig)-1], ReasonParseSignature},
-		{"signature without 0x", sig, sig[2:], ReasonParseSignature},
-		{"empty signature", sig, "0x", ReasonParseSignature},
+		{"signature is not hex", sig, "0xzz", ReasonSignature},
+		{"signature has odd digits", sig, sig[:len(sig)-1], ReasonSignature},
+		{"signature without 0x", sig, sig[2:], ReasonSignature},
+		{"empty signature", sig, "0x", ReasonSignature},
 		{"value is a number", `"1000"`, `1000`, ReasonPayloadType},
 		{"value is missing", `"value"`, `"amount"`, ReasonPayloadType},
 		{"value twice", `"value":"1000"`, `"value":"1000","value":"1"`, ReasonPayloadType},

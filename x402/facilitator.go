@@ -2,6 +2,7 @@ package x402
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/402claw/clawr"
@@ -120,10 +121,13 @@ func (f *fields) empty(name string) string {
 
 func decodeSupported(raw []byte) (r SupportedResponse, err error) {
 	f := open("supported response", raw)
+	if kind(f.left.Find("kinds")) != '[' {
+		f.fail("kinds", "is missing")
+	}
 	for _, v := range f.entries("kinds") {
 		k := open("kind", v)
 		r.Kinds = append(r.Kinds, SupportedKind{Version: int(k.integer("x402Version")),
-			Scheme: k.required("scheme"), Network: k.required("network"), Extra: k.members("extra")})
+			Scheme: k.empty("scheme"), Network: k.empty("network"), Extra: k.members("extra")})
 		if k.err != nil && f.err == nil {
 			f.err = k.err
 		}
@@ -243,12 +247,15 @@ func (p *PaymentPayload) ForFacilitator(r *Requirements) *PaymentPayload {
 		out.Version = Version
 		out.Accepted = *r
 	}
-	out.Accepted.Extra.Quote = ""
+	out.Accepted = out.Accepted.WithoutQuote()
 	return &out
 }
 
 // WithoutQuote is r as a facilitator may see it.
 func (r Requirements) WithoutQuote() Requirements {
 	r.Extra.Quote = ""
+	if r.Extra.Rest.Find("quote") != nil { // somebody's, and not a string
+		r.Extra.Rest = slices.DeleteFunc(slices.Clone(r.Extra.Rest), func(m Member) bool { return m.Name == "quote" })
+	}
 	return r
 }

@@ -226,9 +226,6 @@ func array(raw []byte) ([][]byte, error) {
 	i := space(raw, 1)
 	for raw[i] != ']' {
 		end, _ := scanValue(raw, i, MaxDepth)
-		if len(a) == maxMembers {
-			return nil, fmt.Errorf("has more than %d entries", maxMembers)
-		}
 		a = append(a, raw[i:end:end])
 		if i = space(raw, end); raw[i] == ',' {
 			i = space(raw, i+1)
