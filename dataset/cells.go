@@ -1,0 +1,124 @@
+package dataset
+
+import "encoding/binary"
+
+// cells are the cells of one column as the file has them, one after the other:
+// a uvarint of 1 + length (0 is null), then the bytes. The arena grows by
+// chunks, so that nothing is copied twice and memory stays near the file's size.
+type cells struct {
+	chunks [][]byte
+	last   []byte // the chunk that is being filled
+	mask   mask   // what every cell so far can be
+	bytes  int64  // of cells, without their lengths
+	nulls  int64
+	empty  int64
+	digits int64 // numbers with more digits than a double keeps
+	frac   int   // decimals of datetimes
+	nsSafe bool  // all datetimes fit 63 bits of nanoseconds
+	before mask  // what the column was until cell odd of row first made it text
+	first  int
+	odd    string
+}
+
+func (c *cells) add(b []byte) {
+	if len(c.last)+len(b)+binary.MaxVarintLen32 > cap(c.last) {
+		c.grow(len(b) + binary.MaxVarintLen32)
+	}
+	if len(b) < 127 {
+		c.last = append(c.last, byte(len(b)+1))
+	} else {
+		c.last = binary.AppendUvarint(c.last, uint64(len(b)+1))
+	}
+	c.last = append(c.last, b...)
+	c.bytes += int64(len(b))
+	if len(b) == 0 {
+		c.empty++
+	}
+}
+
+func (c *cells) addNull() {
+	if len(c.last) == cap(c.last) {
+		c.grow(1)
+	}
+	c.last = append(c.last, 0)
+	c.nulls++
+}
+
+func (c *cells) grow(need int) {
+	size := 1 << 12
+	if c.last != nil {
+		c.chunks = append(c.chunks, c.last)
+		size = min(2*cap(c.last), 1<<18)
+	}
+	c.last = make([]byte, 0, max(size, need))
+}
+
+// see narrows the types of the column by a cell of a text format.
+func (c *cells) see(b []byte, row int) {
+	if c.mask == textOnly || len(b) == 0 {
+		return
+	}
+	c.narrow(classify(b), b, row)
+}
+
+// narrow leaves the types that are in m, the classes of cell b, too.
+func (c *cells) narrow(m mask, b []byte, row int) {
+	if m&(1<<Datetime) != 0 && c.mask&(1<<Datetime) != 0 {
+		c.measure(b)
+	}
+	if m == floatMask && len(b) > 18 {
+		c.digits++
+	}
+	if was := c.mask; was&m == textOnly && was != textOnly && was != anyType {
+		c.before, c.first, c.odd = was, row, clip(b)
+	}
+	c.mask &= m
+}
+
+// measure notes how finely a datetime is given, and whether nanoseconds since
+// 1970 could hold it.
+func (c *cells) measure(b []byte) {
+	sec, _, n, _ := parseDatetime(b)
+	c.frac = max(c.frac, n)
+	if sec < -9_000_000_000 || sec > 9_000_000_000 {
+		c.nsSafe = false
+	}
+}
+
+// decimals is how many decimals the column's datetimes are kept with.
+func (c *cells) decimals() int { return (c.frac + 2) / 3 * 3 }
+
+// cellReader walks over a column's cells in row order.
+type cellReader struct {
+	chunks [][]byte
+	b      []byte
+}
+
+func (c *cells) reader() cellReader {
+	all := c.chunks
+	if len(c.last) > 0 {
+		all = append(all[:len(all):len(all)], c.last)
+	}
+	return cellReader{chunks: all}
+}
+
+// next gives the next cell; null is told from "". It must not be called more
+// often than there are rows.
+func (r *cellReader) next() (b []byte, null bool) {
+	for len(r.b) == 0 {
+		r.b, r.chunks = r.chunks[0], r.chunks[1:]
+	}
+	n := int(r.b[0])
+	if n < 128 {
+		if n == 0 {
+			r.b = r.b[1:]
+			return nil, true
+		}
+		b, r.b = r.b[1:n], r.b[n:]
+		return b, false
+	}
+	u, k := binary.Uvarint(r.b)
+	n = int(u) - 1
+	b, r.b = r.b[k:k+n], r.b[k+n:]
+	return b, false
+}

@@ -1,0 +1,410 @@
+package dataset
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"hash/fnv"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/402claw/clawr"
+)
+
+// Facts is what a dataset's free pages say that is not in its file.
+type Facts struct {
+	Price    clawr.Amount // per call of a paid route
+	Paid     bool         // whether calls cost money at all
+	Network  string       // CAIP-2
+	Asset    clawr.Asset  // what payments are made in
+	PayTo    string
+	Scheme   string    // exact
+	Updated  time.Time // when this version was published
+	BasePath string    // in front of the paths of OpenAPI, such as /t/prices
+}
+
+// Handler answers for one version of a dataset. Its answers are pure functions
+// of (segment, CursorKey, canonical query): Plan gives the canonical query and
+// Answer the bytes that belong to it, now or a day later.
+type Handler struct {
+	Segment   *Segment
+	Facts     Facts
+	CPU       time.Duration // of one query; 0 = no limit
+	CursorKey []byte        // of the MAC of cursors; the same on every node
+	// Versions, if set, gives the segments of other versions of this tenant that
+	// are still kept, for version= and for cursors; done lets go of it.
+	Versions func(version string) (s *Segment, done func(), err error)
+}
+
+// route is what a path asks for.
+type route uint8
+
+const (
+	nothing route = iota
+	records
+	record
+	schema
+	preview
+	health
+	pricing
+)
+
+const (
+	recordsPath = "/v1/records"
+	recordPath  = "/v1/records/"
+)
+
+// routeOf goes by the path as it was sent: %2f, //, /./, ;x and other cases
+// spell no path of ours, so they lead nowhere rather than past the till.
+func routeOf(escaped string) (r route, key string) {
+	switch escaped {
+	case recordsPath:
+		return records, ""
+	case "/v1/schema":
+		return schema, ""
+	case "/v1/preview":
+		return preview, ""
+	case "/health":
+		return health, ""
+	case "/pricing":
+		return pricing, ""
+	}
+	if key, ok := strings.CutPrefix(escaped, recordPath); ok && key != "" && !strings.ContainsAny(key, "/;") {
+		if k, err := url.PathUnescape(key); err == nil && k != "." && k != ".." {
+			return record, k
+		}
+	}
+	return nothing, ""
+}
+
+func notFound(path string) *clawr.Error {
+	return &clawr.Error{Code: clawr.CodeNotFound, Message: "there is nothing at " + strconv.Quote(short(path)),
+		Fix: "ask for /v1/records, /v1/records/{key}, /v1/schema, /v1/preview, /pricing or /health"}
+}
+
+// Plan gives the canonical form of a request, equal for requests that ask the
+// same, and the units it costs: 1 for records, 0 for what is free. It is pure
+// and touches no rows. Errors of paid routes come with their units, as they
+// are not told before a payment is there.
+func (h *Handler) Plan(r *http.Request) (canonical string, units int64, err error) {
+	p, err := h.plan(r.Method, r.URL.EscapedPath(), r.URL.RawQuery)
+	if p.release != nil {
+		p.release()
+	}
+	if err != nil {
+		return p.path, p.units(), err
+	}
+	return p.canonical(), p.units(), nil
+}
+
+// planned is a request that was understood.
+type planned struct {
+	route   route
+	path    string
+	key     string
+	query   *Query
+	seg     *Segment
+	at      page
+	release func() // of seg, if it is not the handler's own
+}
+
+func (p *planned) units() int64 {
+	if p.route == records || p.route == record {
+		return 1
+	}
+	return 0
+}
+
+func (p *planned) canonical() string {
+	switch p.route {
+	case records:
+		var tmp [512]byte
+		b := append(tmp[:0], recordsPath...)
+		b = p.query.append(append(b, '?'), p.seg.schema, true)
+		return strings.TrimSuffix(string(b), "?")
+	case record:
+		var tmp [512]byte
+		b := append(appendEscaped(append(tmp[:0], recordPath...), p.key), '?')
+		b = p.query.append(b, p.seg.schema, true)
+		return strings.ReplaceAll(strings.TrimSuffix(string(b), "?"), "+", "%20")
+	}
+	return p.path
+}
+
+func (h *Handler) plan(method, path, rawQuery string) (p planned, err error) {
+	p.path, p.seg = path, h.Segment
+	p.route, p.key = routeOf(path)
+	switch {
+	case p.route == nothing:
+		return p, notFound(path)
+	case method != http.MethodGet && method != http.MethodHead && method != "":
+		p.route = nothing
+		return p, &clawr.Error{Code: clawr.CodeMethodNotAllowed, Message: short(method) + " is not possible here", Fix: "use GET"}
+	case p.units() == 0:
+		return p, nil
+	}
+	if err := h.pin(&p, rawQuery); err != nil {
+		return p, err
+	}
+	if p.query, err = parseQuery(p.seg.schema, rawQuery); err != nil {
+		return p, err
+	}
+	if p.query.Version == h.Segment.version {
+		p.query.Version = ""
+	}
+	if p.route == record {
+		return p, p.single()
+	}
+	p.at.offset = p.query.Offset
+	return p, h.position(&p)
+}
+
+// single refuses what makes no sense for one record.
+func (p *planned) single() error {
+	q := p.query
+	if len(q.Filters)+len(q.Words)+len(q.Sort)+q.Offset > 0 || q.Cursor != "" || q.Count || q.Format != JSON || q.Limit != defaultLimit {
+		return &clawr.Error{Code: CodeUnknownParameter, Message: "a single record takes only select and version", Fix: "ask " + recordsPath + " for lists"}
+	}
+	return nil
+}
+
+// pin finds the segment that version= or the cursor names.
+func (h *Handler) pin(p *planned, rawQuery string) error {
+	want := ""
+	for rest := rawQuery; rest != ""; {
+		var piece string
+		piece, rest, _ = strings.Cut(rest, "&")
+		if v, ok := strings.CutPrefix(piece, "version="); ok && isVersion(v) {
+			want = v
+		}
+		if token, ok := strings.CutPrefix(piece, "cursor="); ok {
+			token, _ = unescape(token)
+			version, _, _, err := h.openCursor(token)
+			if err != nil {
+				return err
+			}
+			if want != "" && want != version {
+				return badCursor("it belongs to version " + version)
+			}
+			want = version
+		}
+	}
+	if want == "" || want == h.Segment.version {
+		return nil
+	}
+	gone := &clawr.Error{Code: clawr.CodeVersionGone, Param: "version", Message: "version " + want + " of the data is not kept any more",
+		Fix: "begin again without version and cursor"}
+	if h.Versions == nil {
+		return gone
+	}
+	seg, done, err := h.Versions(want)
+	if err != nil {
+		if clawr.CodeOf(err) == clawr.CodeInternal {
+			gone.Err = err
+			return gone
+		}
+		return err
+	}
+	p.seg, p.release = seg, done
+	return nil
+}
+
+// position finds where the page begins.
+func (h *Handler) position(p *planned) error {
+	q := p.query
+	if q.Cursor == "" {
+		return nil
+	}
+	version, question, row, err := h.openCursor(q.Cursor)
+	switch {
+	case err != nil:
+		return err
+	case version != p.seg.version:
+		return badCursor("it belongs to version " + version)
+	case question != q.questionHash(p.seg.schema) || int64(row) >= int64(p.seg.n):
+		return badCursor("it belongs to another query")
+	}
+	p.at = page{after: row, resume: true}
+	return nil
+}
+
+// Check says whether the record that r asks for exists: record_not_found if not.
+func (h *Handler) Check(_ context.Context, r *http.Request) error {
+	p, err := h.plan(r.Method, r.URL.EscapedPath(), r.URL.RawQuery)
+	if p.release != nil {
+		defer p.release()
+	}
+	if err != nil || p.route != record {
+		return err
+	}
+	_, err = p.seg.lookup(p.key)
+	return err
+}
+
+// ETag is the strong validator of the answer to a canonical query: it differs
+// for each version and question.
+func (h *Handler) ETag(canonical string) string {
+	f := fnv.New128a()
+	_, _ = f.Write([]byte(h.Segment.id))
+	_, _ = f.Write([]byte(canonical))
+	if h.free(canonical) { // prices change without the data
+		b, _ := json.Marshal(h.Facts)
+		_, _ = f.Write(b)
+	}
+	return `"` + hex.EncodeToString(f.Sum(nil)) + `"`
+}
+
+func (h *Handler) free(canonical string) bool { return !strings.HasPrefix(canonical, recordsPath) }
+
+// Answer gives the body that Serve writes for a canonical query, byte for byte.
+// It is not bounded by CPU: whoever has its canonical form has paid.
+func (h *Handler) Answer(ctx context.Context, canonical string) ([]byte, error) {
+	path, query, _ := strings.Cut(canonical, "?")
+	p, err := h.plan(http.MethodGet, path, query)
+	if p.release != nil {
+		defer p.release()
+	}
+	if err != nil {
+		return nil, err
+	}
+	a, err := h.answer(ctx, &p, nil, 0)
+	return a.body, err
+}
+
+// answered is an answer before it is written.
+type answered struct {
+	body  []byte
+	mime  string
+	next  string // of the next page, for formats that cannot say it
+	cache string
+}
+
+func (h *Handler) answer(ctx context.Context, p *planned, buf []byte, cpu time.Duration) (answered, error) {
+	a := answered{mime: "application/json", cache: "private"}
+	switch p.route {
+	case records:
+		return h.list(ctx, p, buf, cpu)
+	case record:
+		row, err := p.seg.lookup(p.key)
+		if err != nil {
+			return a, err
+		}
+		b := append(buf, `{"data":`...)
+		b = p.seg.appendRow(b, row, p.query)
+		b = append(b, `,"meta":{"version":"`...)
+		a.body = append(append(b, p.seg.version...), `"}}`...)
+		return a, nil
+	}
+	a.cache = "public, max-age=60"
+	var err error
+	a.body, err = h.freePage(p.route, buf)
+	return a, err
+}
+
+// list answers GET /v1/records.
+func (h *Handler) list(ctx context.Context, p *planned, b []byte, cpu time.Duration) (answered, error) {
+	a := answered{cache: "private"}
+	q, s := p.query, p.seg
+	r, err := s.run(ctx, q, p.at, cpu)
+	if err != nil {
+		return a, err
+	}
+	var next []byte
+	if r.more {
+		next = h.nextPage(p, r.rows[len(r.rows)-1])
+	}
+	switch q.Format {
+	case NDJSON:
+		a.mime, a.next = "application/x-ndjson", string(next)
+		for _, row := range r.rows {
+			b = append(s.appendRow(b, row, q), '\n')
+		}
+	case CSV:
+		a.mime, a.next = "text/csv; charset=utf-8", string(next)
+		b = s.appendCSV(b, r.rows, q)
+	default:
+		a.mime = "application/json"
+		b = append(b, `{"data":[`...)
+		b = s.appendRows(b, r.rows, q)
+		b = append(b, `],"meta":{"version":"`...)
+		b = append(b, s.version...)
+		b = append(b, `","limit":`...)
+		b = strconv.AppendInt(b, int64(q.Limit), 10)
+		if r.count >= 0 {
+			b = append(b, `,"count":`...)
+			b = strconv.AppendInt(b, int64(r.count), 10)
+		}
+		b = append(b, `,"next":`...)
+		if r.more {
+			b = appendString(b, next)
+		} else {
+			b = append(b, "null"...)
+		}
+		b = append(b, `}}`...)
+	}
+	a.body = b
+	return a, nil
+}
+
+// nextPage is the address of the page that follows.
+func (h *Handler) nextPage(p *planned, last uint32) []byte {
+	b := append(make([]byte, 0, 256), recordsPath+"?"...)
+	n := len(b)
+	if b = p.query.append(b, p.seg.schema, false); len(b) > n {
+		b = append(b, '&')
+	}
+	return h.appendCursor(append(b, "cursor="...), p.seg.schema, p.query, last)
+}
+
+// Serve answers r, or returns an error and has written nothing.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) error {
+	p, err := h.plan(r.Method, r.URL.EscapedPath(), r.URL.RawQuery)
+	if p.release != nil {
+		defer p.release()
+	}
+	if err != nil {
+		return err
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	a, err := h.answer(r.Context(), &p, (*buf)[:0], h.CPU)
+	if err != nil {
+		return err
+	}
+	if cap(a.body) > cap(*buf) && cap(a.body) <= maxBuffer {
+		*buf = a.body
+	}
+	head := w.Header()
+	head.Set("Content-Type", a.mime)
+	head.Set("Cache-Control", a.cache)
+	head.Set("Etag", h.ETag(p.canonical()))
+	if a.next != "" {
+		head.Set("Link", "<"+a.next+`>; rel="next"`)
+	}
+	_, err = w.Write(a.body)
+	return err
+}
+
+// ServeHTTP is Serve for those who have no better way to write errors.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := h.Serve(w, r); err != nil {
+		WriteError(w, err)
+	}
+}
+
+// WriteError answers with an error in clawr's one shape. Of an error that is
+// not a *clawr.Error it says nothing.
+func WriteError(w http.ResponseWriter, err error) {
+	e, ok := errors.AsType[*clawr.Error](err)
+	if !ok {
+		e = &clawr.Error{Code: clawr.CodeInternal, Message: "the dataset failed", Fix: "try again later"}
+	}
+	body, _ := json.Marshal(map[string]any{"ok": false, "error": e.Code, "message": e.Message, "fix": e.Fix, "param": e.Param})
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(e.HTTPStatus())
+	_, _ = w.Write(body)
+}
