@@ -22,6 +22,7 @@ for (const [name, make] of Object.entries({
   answers: answers.make,
 })) {
   const cases = await make();
-  writeFileSync(new URL(`${name}.json`, dir), JSON.stringify({ sdk, now: NOW, ...cases }, null, 1) + "\n");
+  const lists = Object.entries(cases).map(([list, of]) => `${JSON.stringify(list)}: [\n${of.map((c) => JSON.stringify(c)).join(",\n")}\n]`);
+  writeFileSync(new URL(`${name}.json`, dir), `{"sdk": ${JSON.stringify(sdk)},\n"now": ${NOW},\n${lists.join(",\n")}}\n`);
   console.error(`${name}: ${Object.values(cases).map((c) => c.length).join(" + ")} cases`);
 }
