@@ -72,15 +72,16 @@ func (c *Chain) grant(to common.Address, wei *big.Int, units int64) ([]common.Ha
 		}
 	}
 	if units > 0 {
-		if err := send(c.spec.Token, nil, mintData(to, units), 200_000); err != nil {
+		if err := send(c.spec.Token, nil, MintCall(to, units), 200_000); err != nil {
 			return nil, err
 		}
 	}
 	return sent, nil
 }
 
-// mintData is the call mint(to, units).
-func mintData(to common.Address, units int64) []byte {
+// MintCall is the call of the token that gives units to an account. Only its
+// minter may make it.
+func MintCall(to common.Address, units int64) []byte {
 	data := common.FromHex("0x40c10f19") // mint(address,uint256)
 	data = append(data, common.LeftPadBytes(to.Bytes(), 32)...)
 	return append(data, common.LeftPadBytes(big.NewInt(units).Bytes(), 32)...)
