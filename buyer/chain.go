@@ -1,0 +1,131 @@
+package buyer
+
+import (
+	"context"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/402claw/clawr"
+)
+
+// Chain is a node of the network that is paid on. It is optional: with one the
+// balance is checked before anything is signed, and what happened to a payment
+// can be proven.
+type Chain interface {
+	// Network is the CAIP-2 name of the network that the node is on.
+	Network() string
+	// Asset is the token at address: its EIP-712 name and version, its decimals.
+	Asset(ctx context.Context, address string) (clawr.Asset, error)
+	// Balance is what holder has, in the token's units.
+	Balance(ctx context.Context, asset, holder string) (*big.Int, error)
+	// Used is EIP-3009's authorizationState: the authorization was charged, or
+	// cancelled by its payer.
+	Used(ctx context.Context, asset, payer, nonce string) (bool, error)
+	// FinalTime is the time of the last finalized block.
+	FinalTime(context.Context) (time.Time, error)
+}
+
+// checkBalance refuses to sign for what the wallet does not hold.
+func (c *Client) checkBalance(ctx context.Context, q *Quote) error {
+	if c.Chain == nil {
+		return nil
+	}
+	have, err := c.Chain.Balance(ctx, q.Asset.Address, c.Wallet.Address())
+	if err != nil {
+		return err
+	}
+	if have.Cmp(big.NewInt(q.Atomic)) >= 0 {
+		return nil
+	}
+	return &clawr.Error{Code: CodeBalance,
+		Message: fmt.Sprintf("this call costs %s (%d units of the token), and %s has %s units on %s. Nothing was signed.", Dollars(q.Amount), q.Atomic, c.Wallet.Address(), have, q.Asset.Network),
+		Fix:     "clawr wallet fund"}
+}
+
+// fate is what is known of an authorization without asking the server.
+type fate int
+
+const (
+	undecided fate = iota // it may be charged at any moment
+	used                  // it was charged (or cancelled by the payer's own hand)
+	dead                  // it was not charged, and never can be
+)
+
+// ask finds out p's fate on the chain. Dead needs both: the last finalized
+// block is past the authorization's end, so that no block to come can hold
+// it, and, asked after that, the token says that it was not used.
+func (c *Client) ask(ctx context.Context, p *Payment) (fate, string, error) {
+	if c.Chain == nil {
+		return undecided, "", nil
+	}
+	if network := c.Chain.Network(); network != p.Network {
+		return undecided, "", &clawr.Error{Code: clawr.CodeWrongChain, Param: "rpc-url", Message: fmt.Sprintf("the open payment is on %s, and the node is on %s", p.Network, network), Fix: "--rpc-url of a node of " + p.Network}
+	}
+	final, err := c.Chain.FinalTime(ctx)
+	if err != nil {
+		return undecided, "", err
+	}
+	isUsed, err := c.Chain.Used(ctx, p.Asset, p.Payer, p.Nonce)
+	switch {
+	case err != nil:
+		return undecided, "", err
+	case isUsed:
+		return used, "the token says that the authorization is used", nil
+	case final.Unix() >= p.ValidBefore:
+		return dead, fmt.Sprintf("authorizationState is false, and the finalized block time %s is past validBefore", final.UTC().Format(time.RFC3339)), nil
+	}
+	return undecided, "", nil
+}
+
+// Prove looks at every open payment of this chain that is over by the clock
+// and closes those that the chain proves not charged. It gives their amounts
+// back. It returns what it closed.
+func (c *Client) Prove(ctx context.Context) ([]Payment, error) {
+	if c.Chain == nil {
+		return nil, nil
+	}
+	all, err := c.Wallet.Open()
+	if err != nil {
+		return nil, err
+	}
+	var closed []Payment
+	for i := range all {
+		p := &all[i]
+		if p.Network != c.Chain.Network() || c.now().Unix() < p.ValidBefore {
+			continue
+		}
+		done, err := c.prove(ctx, p.Call)
+		if err != nil {
+			return closed, err
+		}
+		if done != nil {
+			closed = append(closed, *done)
+		}
+	}
+	return closed, nil
+}
+
+// prove closes the open payment of one call if it is dead. A call that a
+// process works on is left to it.
+func (c *Client) prove(ctx context.Context, call string) (*Payment, error) {
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	unlock, err := c.Wallet.lockCall(short, call)
+	if err != nil {
+		if clawr.CodeOf(err) == clawr.CodeLocked {
+			err = nil
+		}
+		return nil, err
+	}
+	defer unlock()
+	p, err := c.Wallet.find(call)
+	if p == nil || err != nil {
+		return nil, err
+	}
+	f, proof, err := c.ask(ctx, p)
+	if f != dead || err != nil {
+		return nil, err
+	}
+	return p, c.Wallet.close(ctx, p, NotCharged, proof)
+}
