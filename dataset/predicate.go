@@ -167,19 +167,6 @@ func (p *predicate) sortedText(f *Filter) {
 	}
 }
 
-// after is the first string above all that begin with s; valid UTF-8 never
-// needs more than its last byte raised.
-func after(s string) string {
-	b := []byte(s)
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] < 0xff {
-			b[i]++
-			return string(b[:i+1])
-		}
-	}
-	return ""
-}
-
 // anyText tries every value of the dictionary.
 func (p *predicate) anyText(f *Filter, m *meter) error {
 	c := p.c

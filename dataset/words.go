@@ -1,53 +1,67 @@
 package dataset
 
 import (
-	"unicode"
+	"sort"
 	"unicode/utf8"
-
-	"golang.org/x/text/unicode/norm"
 )
 
-// words cuts text into folded words and hands each to f, with whether a star
-// follows at once. The slice is valid until f returns.
-func words(text []byte, buf []byte, f func(word []byte, star bool)) []byte {
+// words cuts text into folded words, as SQLite's FTS5 does with its unicode61
+// tokenizer, and hands each to f with whether a star follows at once. The slice
+// is valid until f returns; buf is room for it.
+func words(text, buf []byte, f func(word []byte, star bool)) []byte {
 	buf = buf[:0]
+	in := false // a word has begun, though it may still be empty
 	for i := 0; i < len(text); {
 		c := text[i]
 		if c < utf8.RuneSelf {
 			i++
 			switch {
 			case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
-				buf = append(buf, c)
+				buf, in = append(buf, c), true
 				continue
 			case c >= 'A' && c <= 'Z':
-				buf = append(buf, c+'a'-'A')
+				buf, in = append(buf, c+'a'-'A'), true
 				continue
 			}
-			if len(buf) > 0 {
+			if in {
 				f(buf, c == '*')
-				buf = buf[:0]
+				buf, in = buf[:0], false
 			}
 			continue
 		}
 		r, n := utf8.DecodeRune(text[i:])
 		i += n
-		if !unicode.IsLetter(r) && !unicode.IsNumber(r) && !unicode.Is(unicode.Co, r) && (len(buf) == 0 || !unicode.Is(unicode.Mn, r)) {
-			if len(buf) > 0 {
-				f(buf, false)
-				buf = buf[:0]
-			}
-			continue
-		}
-		for _, d := range norm.NFD.String(string(unicode.ToLower(r))) {
-			if !unicode.Is(unicode.Mn, d) {
-				buf = utf8.AppendRune(buf, d)
-			}
+		switch r, letter := fold(r, in); {
+		case letter && r != 0:
+			buf, in = utf8.AppendRune(buf, r), true
+		case !letter && in:
+			f(buf, false)
+			buf, in = buf[:0], false
 		}
 	}
-	if len(buf) > 0 {
+	if in {
 		f(buf, false)
 	}
 	return buf
+}
+
+// fold gives the letter that r counts as, 0 if it is dropped, and whether it is
+// part of a word at all. inside says that a word has begun before it.
+func fold(r rune, inside bool) (rune, bool) {
+	if n := sort.Search(len(separators), func(i int) bool { return separators[i][1] >= r }); n < len(separators) && r >= separators[n][0] {
+		return 0, false
+	}
+	if r >= marks[0] && r <= marks[len(marks)-1] {
+		for _, m := range marks {
+			if r == m {
+				return 0, inside
+			}
+		}
+	}
+	if n := sort.Search(len(folds), func(i int) bool { return folds[i].hi >= r }); n < len(folds) && r >= folds[n].lo && (r-folds[n].lo)%folds[n].step == 0 {
+		return r + folds[n].delta, true
+	}
+	return r, true
 }
 
 // searchWords adds the words of a q to list; doubled ones count once.
