@@ -1,0 +1,176 @@
+package facilitator_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+
+	"github.com/402claw/clawr/chain"
+	"github.com/402claw/clawr/facilitator"
+	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
+)
+
+// node makes a facilitator.Chain of a chain.Client and a key.
+type node struct {
+	*chain.Client
+	key *chain.Key
+}
+
+func (n *node) Signer() common.Address { return n.key.Address() }
+
+func (n *node) Probe(ctx context.Context, t facilitator.Transfer, gas uint64) (facilitator.Probe, error) {
+	p, err := n.Client.Probe(ctx, n.key.Address(), chain.Transfer(t), gas)
+	if err != nil {
+		return facilitator.Probe{}, err
+	}
+	out := facilitator.Probe{Contract: p.Contract, Used: p.Used}
+	if p.Rejection != nil {
+		out.Message = p.Rejection.Message
+		switch p.Rejection.Reason {
+		case chain.NonceUsed:
+			out.Refusal = x402.ReasonNonceUsed
+		case chain.Balance:
+			out.Refusal = x402.ReasonBalance
+		default:
+			out.Refusal = x402.ReasonSimulation
+		}
+	}
+	return out, nil
+}
+
+func (n *node) ValidSignature(ctx context.Context, payer common.Address, digest common.Hash, signature []byte, gas uint64) (bool, error) {
+	return n.Client.IsValidSignature(ctx, payer, digest, signature, gas)
+}
+
+func (n *node) Nonce(ctx context.Context) (int64, error) {
+	nonce, err := n.Client.PendingNonceAt(ctx, n.key.Address())
+	return int64(nonce), err
+}
+
+func (n *node) Sign(ctx context.Context, nonce int64, gas uint64, ts []facilitator.Transfer) (ledger.Tx, string, error) {
+	fees, err := n.Client.Fees(ctx)
+	if err != nil {
+		return ledger.Tx{}, "", err
+	}
+	t := chain.Transfer(ts[0])
+	tx, err := n.Client.BuildTransfer(n.key, uint64(nonce), fees, gas, t)
+	if err != nil {
+		return ledger.Tx{}, "", err
+	}
+	sum := sha256.Sum256(t.Calldata())
+	return ledger.Tx{Hash: lower(tx.Hash), Attempt: 1, Raw: tx.Raw, MaxFee: fees.Max.String(), Tip: fees.Tip.String()}, hex.EncodeToString(sum[:]), nil
+}
+
+func (n *node) Submit(ctx context.Context, tx ledger.Tx, ts []facilitator.Transfer) (*facilitator.Receipt, error) {
+	wait := 30 * time.Second
+	if until, ok := ctx.Deadline(); ok {
+		wait = time.Until(until)
+	}
+	r, _, err := n.Client.Submit(ctx, chain.Tx{Hash: common.HexToHash(tx.Hash), Raw: tx.Raw}, wait)
+	return n.receipt(ctx, r, ts), err
+}
+
+func (n *node) Affords(ctx context.Context, gas uint64) error {
+	fees, err := n.Client.Fees(ctx)
+	if err != nil {
+		return err
+	}
+	return n.Client.NeedFunds(ctx, n.key.Address(), new(big.Int).Mul(fees.Max, new(big.Int).SetUint64(gas)))
+}
+
+func (n *node) Head(ctx context.Context) (facilitator.Block, error) {
+	return block(n.Client.Head(ctx))
+}
+
+func (n *node) Finalized(ctx context.Context) (facilitator.Block, error) {
+	return block(n.Client.Finalized(ctx))
+}
+
+func block(b chain.Block, err error) (facilitator.Block, error) {
+	return facilitator.Block{Number: b.Number, Hash: b.Hash, Time: b.Time}, err
+}
+
+func (n *node) Used(ctx context.Context, t facilitator.Transfer) (bool, error) {
+	return n.Client.AuthorizationState(ctx, t.Asset, t.Payer, t.Nonce)
+}
+
+func (n *node) Receipt(ctx context.Context, tx string, ts []facilitator.Transfer) (*facilitator.Receipt, error) {
+	r, err := n.Client.Receipt(ctx, common.HexToHash(tx))
+	return n.receipt(ctx, r, ts), err
+}
+
+func (n *node) receipt(_ context.Context, r *chain.Receipt, ts []facilitator.Transfer) *facilitator.Receipt {
+	if r == nil {
+		return nil
+	}
+	out := &facilitator.Receipt{Tx: lower(r.Tx), BlockNumber: r.Block, BlockHash: lower(r.Hash), Time: r.Time, OK: r.OK}
+	for _, t := range ts {
+		out.Found = append(out.Found, finding(r, chain.Transfer(t)))
+	}
+	return out
+}
+
+func finding(r *chain.Receipt, t chain.Transfer) facilitator.Finding {
+	f := r.Find(t)
+	out := facilitator.Finding{Use: use(f.Use), Time: r.Time}
+	if f.Use == chain.Unused {
+		return out
+	}
+	out.Evidence = ledger.Evidence{Tx: lower(r.Tx), BlockNumber: r.Block, BlockHash: lower(r.Hash)}
+	if f.Evidence != nil {
+		out.LogIndex = f.Evidence.LogIndex
+	}
+	return out
+}
+
+func use(u chain.Use) facilitator.Use {
+	switch u {
+	case chain.Paid:
+		return facilitator.Paid
+	case chain.Elsewhere:
+		return facilitator.Elsewhere
+	case chain.Cancelled:
+		return facilitator.Cancelled
+	}
+	return facilitator.Unused
+}
+
+// Find searches from the last block before since, which it finds by halving.
+func (n *node) Find(ctx context.Context, t facilitator.Transfer, since time.Time) (facilitator.Finding, error) {
+	head, err := n.Client.Head(ctx)
+	if err != nil {
+		return facilitator.Finding{}, err
+	}
+	from, to := int64(0), head.Number
+	for from < to {
+		mid := from + (to-from+1)/2
+		b, err := n.Client.BlockAt(ctx, mid)
+		if err != nil {
+			return facilitator.Finding{}, err
+		}
+		if b.Time.Before(since) {
+			from = mid
+		} else {
+			to = mid - 1
+		}
+	}
+	f, err := n.Client.FindEvidence(ctx, chain.Transfer(t), from)
+	if err != nil || f.Use == chain.Unused {
+		return facilitator.Finding{}, err
+	}
+	r, err := n.Client.Receipt(ctx, f.Tx)
+	if err != nil || r == nil {
+		return facilitator.Finding{}, err
+	}
+	return finding(r, chain.Transfer(t)), nil
+}
+
+func lower(h common.Hash) string { return strings.ToLower(h.Hex()) }
+
+var _ facilitator.Chain = (*node)(nil)

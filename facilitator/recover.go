@@ -1,0 +1,304 @@
+package facilitator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
+)
+
+// How often Run looks at what is under way, and how long it leaves alone what
+// a call is waiting for.
+const (
+	runEvery    = time.Second // the head's age, and so HeadTime's, stays below headAge
+	rebroadcast = 3           // of runEvery: the pace at which open batches are sent again
+	settleTime  = 3 * time.Second
+	recoverTime = 10 * time.Second
+)
+
+// Start checks what would make every payment fail, with errors for the one who
+// starts it: the signer's money, and a chain that is older than the book. Then
+// it recovers what an earlier process left.
+func (f *Facilitator) Start(ctx context.Context) error {
+	for _, a := range f.Assets {
+		if a.Name == "" || a.Version == "" {
+			return &clawr.Error{Code: clawr.CodeUsage, Param: "asset", Message: "the asset " + a.Address + " has no EIP-712 name or version", Fix: "give --asset the address of an EIP-3009 token"}
+		}
+		if a.Network != f.Network {
+			return &clawr.Error{Code: clawr.CodeUsage, Param: "asset", Message: "the asset " + a.Address + " is on " + a.Network + ", the facilitator on " + f.Network, Fix: "run one facilitator for each network"}
+		}
+	}
+	if err := f.Chain.Affords(ctx, f.gas(true)); err != nil {
+		return err
+	}
+	if _, err := f.clock.fresh(ctx, f.Chain, f.now()); err != nil {
+		return err
+	}
+	open, err := f.Book.OpenBatches(ctx, f.Network, f.signer())
+	if err != nil {
+		return err
+	}
+	if err := f.behind(ctx, open); err != nil {
+		return err
+	}
+	return f.Recover(ctx)
+}
+
+// Recover broadcasts every open batch of the signer again and books those that
+// are in a block. It waits for them for a few seconds; Run keeps on looking.
+func (f *Facilitator) Recover(ctx context.Context) error {
+	open, err := f.Book.OpenBatches(ctx, f.Network, f.signer())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverTime)
+	defer cancel()
+	for _, b := range open { // lowest nonce first: the others wait for it
+		if f.now().Sub(b.Created) < settleTime && f.queue.carries(b.ID) {
+			continue // a call waits for it
+		}
+		if err := f.carryOn(ctx, b); err != nil {
+			f.log().WarnContext(ctx, "batch not recovered", "batch", b.ID, "err", err)
+		}
+	}
+	return nil
+}
+
+// carryOn sees one open batch through.
+func (f *Facilitator) carryOn(ctx context.Context, b ledger.Batch) error {
+	list, err := f.Ends.Settlements(ctx, b.ID)
+	if err != nil {
+		return err
+	}
+	its := make([]item, 0, len(list))
+	for _, s := range list {
+		a, err := f.readSettlement(&s)
+		if err != nil {
+			return err
+		}
+		its = append(its, item{s, a.transfer})
+	}
+	wait, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if r := f.broadcast(wait, &b, its); r != nil {
+		_, err = f.mined(ctx, &b, its, r)
+	}
+	return err
+}
+
+// readSettlement reads the payment that a settlement keeps.
+func (f *Facilitator) readSettlement(s *ledger.Settlement) (*payment, error) {
+	p, err := x402.ParsePayload(s.Payload)
+	if err != nil {
+		return nil, err
+	}
+	asset := f.asset(s.Asset)
+	if asset == nil {
+		asset = &clawr.Asset{Network: s.Network, Address: s.Asset}
+	}
+	terms := p.Accepted
+	if p.Version == 1 {
+		terms = x402.Requirements{Scheme: x402.SchemeExact, Network: s.Network, Amount: strconv.FormatInt(s.Amount, 10), Asset: s.Asset, PayTo: s.PayTo,
+			Extra: x402.Extra{Name: asset.Name, Version: asset.Version}}
+	}
+	return readPayment(p, &terms, asset, time.Time{})
+}
+
+// Run keeps the head's time fresh and sees open batches through until ctx
+// ends. It returns nil when everything that it began has come to rest.
+func (f *Facilitator) Run(ctx context.Context) error {
+	tick := time.NewTicker(runEvery)
+	defer tick.Stop()
+	var work sync.WaitGroup
+	defer work.Wait()
+	busy := make(chan struct{}, 1)
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := f.clock.ask(ctx, f.Chain, f.now()); err != nil && ctx.Err() == nil {
+			f.log().WarnContext(ctx, "the chain's head is not known", "err", err)
+		}
+		if n%rebroadcast != 0 {
+			continue
+		}
+		select {
+		case busy <- struct{}{}:
+			work.Go(func() {
+				defer func() { <-busy }()
+				if err := f.Recover(ctx); err != nil && ctx.Err() == nil {
+					f.log().WarnContext(ctx, "open batches cannot be read", "err", err)
+				}
+			})
+		default: // the last one is not through
+		}
+	}
+}
+
+// Reconcile finds out from the chain alone, by payer and nonce, how a payment
+// that was submitted has ended, and books that.
+func (f *Facilitator) Reconcile(ctx context.Context, p ledger.Payment) (ledger.Outcome, error) {
+	r, err := fromRow(p, f.asset(p.Asset))
+	if err != nil {
+		return ledger.Outcome{}, err
+	}
+	a, err := f.read(r.Payload, &r.Requirements, time.Time{})
+	if err != nil {
+		return ledger.Outcome{}, err
+	}
+	return f.ended(ctx, a, r, p.Tx, x402.ReasonPending, "the payment is being settled"), nil
+}
+
+// ended is the outcome of a payment that nobody's transaction of ours carries
+// any more: evidence, or proof that there never will be any, or unknown with
+// the reason that made us ask.
+func (f *Facilitator) ended(ctx context.Context, a *payment, r Request, tx string, reason clawr.Code, why string) ledger.Outcome {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
+	defer cancel()
+	out := unknown(tx, reason, why)
+	v, err := look(ctx, f.Chain, a.transfer, r.created)
+	if err != nil {
+		f.log().WarnContext(ctx, "a payment's end is not known", "payer", a.Payer, "nonce", a.Nonce, "err", err)
+		return out
+	}
+	if !r.submitted {
+		return neverSubmitted(f.log(), a, v, reason, why)
+	}
+	switch {
+	case v.use == Paid:
+		if err := f.Ends.Paid(ctx, a.Key, v.Evidence); err != nil && !errors.Is(err, ledger.ErrFenced) {
+			f.log().ErrorContext(ctx, "paid, but not booked", "payer", a.Payer, "nonce", a.Nonce, "tx", v.Tx, "err", err)
+			return unknown(v.Tx, x402.ReasonPending, "the book does not answer")
+		}
+		return settled(v.Evidence)
+	case v.proof != "":
+		if err := f.Ends.Dead(ctx, a.Key, v.proof); err != nil && !errors.Is(err, ledger.ErrFenced) {
+			f.log().ErrorContext(ctx, "dead, but not booked", "payer", a.Payer, "nonce", a.Nonce, "err", err)
+			return out
+		}
+		return notCharged(reason, v.proof)
+	}
+	return out
+}
+
+// neverSubmitted judges an authorization that the chain knows before we sent
+// it. If it paid our payee, it may have bought something from another of the
+// payee's servers: the answer is withheld, and no other payment asked for.
+func neverSubmitted(log *slog.Logger, a *payment, v verdict, reason clawr.Code, why string) ledger.Outcome {
+	switch v.use {
+	case Cancelled, Elsewhere:
+		return notCharged(reason, why)
+	case Unused:
+		if !v.used {
+			return notCharged(reason, why)
+		}
+	}
+	log.Error("an authorization was consumed before it was submitted here: see whether another server sells for the same payTo",
+		"payer", a.Payer, "nonce", a.Nonce, "pay_to", a.payTo, "tx", v.Tx)
+	return ledger.Outcome{State: ledger.Unknown, Evidence: ledger.Evidence{Tx: v.Tx}, Reason: x402.ReasonNonceUsed,
+		Message: "the authorization was consumed before it was submitted here"}
+}
+
+// verdict is what the chain shows of an authorization.
+type verdict struct {
+	use   Use
+	used  bool // the token says that the nonce is used or cancelled
+	proof string
+	ledger.Evidence
+}
+
+// look asks the chain what became of t, which was first heard of at a moment.
+// The proof is set if t can never be charged: it is cancelled, or used for
+// something else, in a finalized block; or a finalized block is younger than
+// its window, and it is unused.
+func look(ctx context.Context, w Witness, t Transfer, since time.Time) (verdict, error) {
+	// The finalized block first: what is unused afterwards was unused then.
+	final, err := w.Finalized(ctx)
+	if err != nil {
+		return verdict{}, err
+	}
+	used, err := w.Used(ctx, t)
+	if err != nil {
+		return verdict{}, err
+	}
+	v := verdict{used: used}
+	if !used {
+		if final.Time.Unix() > t.ValidBefore {
+			v.proof = proof("expired unused", final, "")
+		}
+		return v, nil
+	}
+	found, err := w.Find(ctx, t, since.Add(-time.Minute))
+	if err != nil {
+		return v, err
+	}
+	v.use, v.Evidence = found.Use, found.Evidence
+	if (v.use == Cancelled || v.use == Elsewhere) && found.BlockNumber <= final.Number {
+		v.proof = proof(map[Use]string{Cancelled: "cancelled", Elsewhere: "nonce used for another transfer"}[v.use], final, found.Tx)
+	}
+	return v, nil
+}
+
+// proof is what the book keeps of why a payment can never be charged.
+func proof(why string, final Block, tx string) string {
+	b, _ := json.Marshal(struct {
+		Why       string `json:"why"`
+		Tx        string `json:"tx,omitempty"`
+		Finalized int64  `json:"finalized"`
+		Hash      string `json:"hash"`
+		Time      int64  `json:"time"`
+	}{why, tx, final.Number, final.Hash.Hex(), final.Time.Unix()})
+	return string(b)
+}
+
+// funds remembers whether the signer can pay for gas.
+type funds struct {
+	mu    sync.Mutex
+	err   error     // why it cannot
+	asked time.Time // local
+}
+
+// How long the signer is believed to have money, and to have none.
+const (
+	fundsAge = 30 * time.Second
+	brokeAge = 2 * time.Second
+)
+
+// check is an error while the signer cannot pay for gas.
+func (m *funds) check(ctx context.Context, f *Facilitator) error {
+	now := f.now()
+	m.mu.Lock()
+	err, age := m.err, now.Sub(m.asked)
+	m.mu.Unlock()
+	if limit := fundsAge; age < 0 || age > limit || err != nil && age > brokeAge {
+		if err = f.Chain.Affords(ctx, f.gas(true)); err != nil && clawr.CodeOf(err) != clawr.CodeUnfunded {
+			return down("the chain cannot be asked just now", err)
+		}
+		m.mu.Lock()
+		m.err, m.asked = err, now
+		m.mu.Unlock()
+	}
+	if err != nil {
+		return down("the facilitator cannot pay for gas", err)
+	}
+	return nil
+}
+
+// heard notes what a node said of the signer's money.
+func (m *funds) heard(err error) {
+	if clawr.CodeOf(err) != clawr.CodeUnfunded {
+		return
+	}
+	m.mu.Lock()
+	m.err = err
+	m.mu.Unlock()
+}

@@ -1,0 +1,39 @@
+// Compiles Hostile.sol into Hostile.json. Run it after every change:
+//
+//   npm --prefix e2e ci && node facilitator/testdata/compile.mjs
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const solc = createRequire(join(here, "../../e2e/package.json"))("solc");
+const content = readFileSync(join(here, "Hostile.sol"), "utf8");
+const output = JSON.parse(
+  solc.compile(
+    JSON.stringify({
+      language: "Solidity",
+      sources: { "Hostile.sol": { content } },
+      settings: {
+        evmVersion: "paris",
+        optimizer: { enabled: true, runs: 200 },
+        metadata: { bytecodeHash: "none", appendCBOR: false },
+        outputSelection: { "*": { "*": ["evm.bytecode.object"] } },
+      },
+    }),
+  ),
+);
+const errors = (output.errors ?? []).filter((e) => e.severity === "error");
+if (errors.length > 0) {
+  for (const e of errors) console.error(e.formattedMessage);
+  process.exit(1);
+}
+const bytecode = {};
+for (const [name, c] of Object.entries(output.contracts["Hostile.sol"])) bytecode[name] = "0x" + c.evm.bytecode.object;
+const artifact = {
+  sourceSha256: createHash("sha256").update(content).digest("hex"),
+  compiler: solc.version(),
+  bytecode,
+};
+writeFileSync(join(here, "Hostile.json"), JSON.stringify(artifact, null, 1) + "\n");
