@@ -48,3 +48,22 @@ type Event struct {
 	Countable bool
 	Error     string // a code; empty when all went well
 }
+
+// Aggregate is the Endpoint and the Caller of an event that stands for many:
+// see Recorder.
+const Aggregate = "*"
+
+// Requests is how many requests e stands for: one, or the Units of an
+// aggregate.
+func (e *Event) Requests() int64 {
+	if e.Caller == Aggregate && e.Endpoint == Aggregate && !e.Countable {
+		return max(e.Units, 1)
+	}
+	return 1
+}
+
+// Failed reports whether e counts as an error of its API: a status of 500 or
+// more, 408 or 429, or an error that it names.
+func (e *Event) Failed() bool {
+	return e.Status >= 500 || e.Status == 408 || e.Status == 429 || e.Error != ""
+}
