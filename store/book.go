@@ -48,7 +48,7 @@ func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement,
 			COALESCE(i.batch_id, ''), COALESCE(i.outcome, ''), COALESCE(i.tx_hash, ''), COALESCE(i.block_number, 0), COALESCE(i.block_hash, ''), COALESCE(i.log_index, 0)
 		FROM settlements s LEFT JOIN settlement_items i ON i.settlement_id = s.id LEFT JOIN settlement_batches b ON b.id = i.batch_id
 		WHERE s.network = $1 AND s.asset = $2 AND s.payer = $3 AND s.auth_nonce = $4
-		ORDER BY COALESCE(i.live, 0) DESC, COALESCE(b.created_at, 0) DESC, COALESCE(b.signer_nonce, 0) DESC LIMIT 1`, k.Network, k.Asset, k.Payer, k.Nonce).
+		ORDER BY CASE WHEN i.outcome = 'paid' THEN 0 ELSE 1 END, COALESCE(i.live, 0) DESC, COALESCE(b.created_at, 0) DESC, COALESCE(b.signer_nonce, 0) DESC LIMIT 1`, k.Network, k.Asset, k.Payer, k.Nonce).
 		Scan(&s.ID, &s.Network, &s.Asset, &s.Payer, &s.Nonce, &s.PayTo, &s.Amount, &s.ValidBefore, &s.Payload, &s.RequestedBy, &created,
 			&batch, &s.Item, &s.Tx, &s.BlockNumber, &s.BlockHash, &s.LogIndex)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -141,6 +141,7 @@ func (db *DB) signPayments(ctx context.Context, q querier, batch string, settlem
 		ok, err := changed(q.ExecContext(ctx, `
 			UPDATE payments SET money = 'signed', batch_id = $2, facilitator = 'self', updated_at = $3 FROM settlements s
 			WHERE s.id = $1 AND payments.network = s.network AND payments.asset = s.asset AND payments.payer = s.payer AND payments.auth_nonce = s.auth_nonce
+			  AND payments.pay_to = s.pay_to AND payments.amount = s.amount -- a payer may sign one nonce for two transfers
 			  AND (money = 'signed' OR money = 'held' AND (policy <> 'settle_first' AND work = 'done' OR policy = 'settle_first' AND work = 'pending'))`,
 			id, batch, db.micros()))
 		if err != nil {
@@ -232,9 +233,10 @@ func (db *DB) Mined(ctx context.Context, batchID, tx string, blockNumber int64, 
 
 func (db *DB) minedItem(ctx context.Context, q querier, batchID string, r ledger.ItemResult) error {
 	ok, err := changed(q.ExecContext(ctx, `
-		UPDATE settlement_items SET outcome = $3, live = $4, tx_hash = $5, block_number = $6, block_hash = $7, log_index = $8
+		UPDATE settlement_items SET outcome = $3, tx_hash = $4, block_number = $5, block_hash = $6, log_index = $7,
+			live = CASE WHEN $3 = 'reverted' THEN 0 ELSE live END
 		WHERE batch_id = $1 AND settlement_id = $2 AND outcome IS NULL`,
-		batchID, r.SettlementID, string(r.Outcome), bit(r.Outcome != ledger.ItemReverted), null(r.Tx), r.BlockNumber, null(r.BlockHash), r.LogIndex))
+		batchID, r.SettlementID, string(r.Outcome), null(r.Tx), r.BlockNumber, null(r.BlockHash), r.LogIndex))
 	if err != nil {
 		return err
 	}

@@ -74,15 +74,18 @@ func (db *DB) VoidLeases(ctx context.Context) error {
 // The event says settlement_pending and bills nothing until the money moves;
 // under the async policy it is complete at once.
 func (db *DB) Done(ctx context.Context, id string, epoch int64, a ledger.Answer, ev usage.Event) error {
+	if ev.RequestID == "" {
+		return fmt.Errorf("store: the event of %s has no request id", id)
+	}
 	db.at("t2.before")
 	err := db.write(ctx, func(ctx context.Context, q querier, again bool) error {
 		var policy ledger.Policy
 		var money ledger.Money
 		ok, err := found(q.QueryRowContext(ctx, `
-			UPDATE payments SET work = 'done', updated_at = $3
+			UPDATE payments SET work = 'done', event_id = $4, updated_at = $3
 			WHERE id = $1 AND epoch = $2 AND work = 'running'
 			  AND (policy <> 'settle_first' AND money = 'held' OR policy = 'settle_first' AND money IN('signed','mined','final'))
-			RETURNING policy, money`, id, epoch, db.micros()).Scan(&policy, &money))
+			RETURNING policy, money`, id, epoch, db.micros(), ev.RequestID).Scan(&policy, &money))
 		if err != nil {
 			return err
 		}
@@ -112,17 +115,18 @@ func (db *DB) Done(ctx context.Context, id string, epoch int64, a ledger.Answer,
 
 // Release gives a payment up that was never submitted: its work failed, or the
 // preflight did. What its counters took is given back, and ev is its event (or
-// what becomes of the event that Done wrote). Once it is submitted this is
-// never possible again.
+// what becomes of the event that Done wrote; none if it has no request id).
+// Once it is submitted this is never possible again.
 func (db *DB) Release(ctx context.Context, id string, epoch int64, why clawr.Code, ev usage.Event) error {
 	ev.Billed, ev.Billable = 0, false
 	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
 		var counters []byte
-		var event string
+		var event sql.NullString
 		ok, err := found(q.QueryRowContext(ctx, `
-			UPDATE payments SET money = 'released', work = CASE work WHEN 'done' THEN 'done' ELSE 'failed' END, error_code = $3, updated_at = $4
+			UPDATE payments SET money = 'released', work = CASE work WHEN 'done' THEN 'done' ELSE 'failed' END, error_code = $3,
+				event_id = COALESCE(event_id, $5), updated_at = $4
 			WHERE id = $1 AND epoch = $2 AND money = 'held'
-			RETURNING counters, COALESCE(event_id, '')`, id, epoch, string(why), db.micros()).Scan(&counters, &event))
+			RETURNING counters, event_id`, id, epoch, string(why), db.micros(), null(ev.RequestID)).Scan(&counters, &event))
 		if err != nil {
 			return err
 		}
@@ -135,12 +139,15 @@ func (db *DB) Release(ctx context.Context, id string, epoch int64, why clawr.Cod
 		if err := giveBackJSON(ctx, q, id, counters); err != nil {
 			return err
 		}
-		if event == "" {
+		if !event.Valid {
+			return nil
+		}
+		if event.String == ev.RequestID {
 			return db.paymentEvent(ctx, q, id, ev)
 		}
 		_, err = q.ExecContext(ctx, `
 			UPDATE usage_events SET lifecycle = $3, status = $4, error = $5, countable = $6, billable = 0, amount = 0
-			WHERE payment_id = $1 AND event_id = $2`, id, event, string(ev.Lifecycle), ev.Status, ev.Error, bit(ev.Countable))
+			WHERE payment_id = $1 AND event_id = $2`, id, event.String, string(ev.Lifecycle), ev.Status, ev.Error, bit(ev.Countable))
 		return err
 	})
 }

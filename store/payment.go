@@ -138,6 +138,9 @@ func (db *DB) Answer(ctx context.Context, paymentID string) (*ledger.Answer, err
 	if err := json.Unmarshal(headers, &a.Headers); err != nil {
 		return nil, fmt.Errorf("headers of %s: %w", paymentID, err)
 	}
+	if a.Body == nil && a.Ref == "" {
+		a.Body = []byte{}
+	}
 	a.Expires = fromMicros(expires)
 	return &a, nil
 }

@@ -39,51 +39,6 @@ func (db *DB) paid(ctx context.Context, q querier, k ledger.Key, e ledger.Eviden
 	return true, completeEvent(ctx, q, id, ledger.Mined)
 }
 
-// Unmine takes the evidence in this block back, because the block is no longer
-// on the canonical chain: the payment may be charged again at any moment.
-func (db *DB) Unmine(ctx context.Context, k ledger.Key, blockHash string) error {
-	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
-		var id string
-		// Under settle_first the work may have begun, and the row must not look
-		// as if it had never been paid; the hashes are overwritten when it is.
-		ok, err := found(q.QueryRowContext(ctx, `
-			UPDATE payments SET money = 'signed', updated_at = $6
-			WHERE network = $1 AND asset = $2 AND payer = $3 AND auth_nonce = $4 AND money = 'mined' AND block_hash = $5
-			RETURNING id`, k.Network, k.Asset, k.Payer, k.Nonce, blockHash, db.micros()).Scan(&id))
-		if err != nil {
-			return err
-		}
-		if !ok {
-			if again {
-				return db.landed(ctx, q, ledger.MoveUnmine, k.Nonce, `
-					SELECT 1 FROM payments WHERE network = $1 AND asset = $2 AND payer = $3 AND auth_nonce = $4
-					   AND money = 'signed' AND block_hash = $5`, k.Network, k.Asset, k.Payer, k.Nonce, blockHash)
-			}
-			return fenced(ledger.MoveUnmine, k.Nonce)
-		}
-		return completeEvent(ctx, q, id, ledger.Signed)
-	})
-}
-
-// Final records that the evidence in this block is finalized.
-func (db *DB) Final(ctx context.Context, k ledger.Key, blockHash string) error {
-	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
-		ok, err := changed(q.ExecContext(ctx, `
-			UPDATE payments SET money = 'final', updated_at = $6
-			WHERE network = $1 AND asset = $2 AND payer = $3 AND auth_nonce = $4 AND money = 'mined' AND block_hash = $5`,
-			k.Network, k.Asset, k.Payer, k.Nonce, blockHash, db.micros()))
-		if err != nil || ok {
-			return err
-		}
-		if again {
-			return db.landed(ctx, q, ledger.MoveFinal, k.Nonce, `
-				SELECT 1 FROM payments WHERE network = $1 AND asset = $2 AND payer = $3 AND auth_nonce = $4
-				   AND money = 'final' AND block_hash = $5`, k.Network, k.Asset, k.Payer, k.Nonce, blockHash)
-		}
-		return fenced(ledger.MoveFinal, k.Nonce)
-	})
-}
-
 // Dead ends a submitted payment with the proof that it can never be charged:
 // it was cancelled, or a finalized block is later than its validBefore and its
 // authorization is unused. Its counters are given back, unless its answer was

@@ -50,7 +50,7 @@ func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteD
 			err = errors.Join(err, d.shut())
 		}
 	}()
-	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(2000)", "cache_size(-65536)")); err != nil {
+	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(4000)", "cache_size(-65536)", "temp_store(MEMORY)")); err != nil {
 		return nil, err
 	}
 	d.writing.SetMaxOpenConns(1)
@@ -77,7 +77,8 @@ func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteD
 
 // sqliteDSN names a file with the settings that every connection needs.
 // FULL makes each commit durable; NORMAL would lose the last ones in a power
-// cut, and with them reservations that were acknowledged.
+// cut, and with them reservations that were acknowledged. The writer keeps what
+// its savepoints need in memory: in a file it costs a tenth of everything.
 func sqliteDSN(path string, pragmas ...string) string {
 	q := url.Values{"_pragma": append([]string{"busy_timeout(10000)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)"}, pragmas...)}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()

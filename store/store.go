@@ -120,6 +120,10 @@ func (db *DB) Close() error { return db.close() }
 // Node names this process.
 func (db *DB) Node() string { return db.node }
 
+// SoleOwner reports whether no other process can write the database: it is an
+// SQLite file, whose data directory is locked.
+func (db *DB) SoleOwner() bool { return db.soleOwner() }
+
 // at calls the failpoint.
 func (db *DB) at(name string) {
 	if db.failpoint != nil {

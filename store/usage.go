@@ -83,9 +83,9 @@ func (db *DB) addEvents(ctx context.Context, events []usage.Event) (added int, e
 	return added, nil
 }
 
-// paymentEvent makes e the event of a payment, in the transaction that stores
-// its answer or gives it up. A request that was recorded meanwhile, because
-// its caller did not wait, is overwritten.
+// paymentEvent keeps e, the event that a payment's event_id names, in the
+// transaction that stores its answer or gives it up. A request that was
+// recorded meanwhile, because its caller did not wait, is overwritten.
 func (db *DB) paymentEvent(ctx context.Context, q querier, paymentID string, e usage.Event) error {
 	e.PaymentID = paymentID
 	ok, err := changed(q.ExecContext(ctx, insertEvent+`DO UPDATE SET
@@ -99,8 +99,7 @@ func (db *DB) paymentEvent(ctx context.Context, q querier, paymentID string, e u
 	if !ok {
 		return errors.New("store: the request id " + e.RequestID + " is another payment's")
 	}
-	_, err = q.ExecContext(ctx, `UPDATE payments SET event_id = $2 WHERE id = $1`, paymentID, e.RequestID)
-	return err
+	return nil
 }
 
 // charged says what a payment's event becomes when its money moves.

@@ -24,10 +24,25 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		run  func(*fixture)
 	}{
 		{"PaidCall", paidCall},
+		{"OneRowPerAuthorization", oneRowPerAuthorization},
+		{"MalformedPayments", malformedPayments},
+		{"CountersAreAllOrNothing", countersAreAllOrNothing},
+		{"LeasesAndFences", leasesAndFences},
+		{"EventsFollowTheMoney", eventsFollowTheMoney},
+		{"AnswersComeBack", answersComeBack},
+		{"OpenPaymentsFirstToExpireFirst", openPaymentsFirstToExpireFirst},
+		{"DeploysAreVersions", deploysAreVersions},
+		{"StatusAndRollback", statusAndRollback},
+		{"HostsHaveOneTenant", hostsHaveOneTenant},
+		{"ConcurrentDeploys", concurrentDeploys},
+		{"WatchTells", watchTells},
+		{"OwnersAndTokens", ownersAndTokens},
+		{"SecretsAreShared", secretsAreShared},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test.run(&fixture{T: t, DB: open(t)})
+			db := open(t)
+			test.run(&fixture{T: t, DB: db, sole: db.SoleOwner()})
 		})
 	}
 }
@@ -37,6 +52,7 @@ type fixture struct {
 	*testing.T
 	*store.DB
 	tenant clawr.Tenant
+	sole   bool // no other process can use the database
 	serial atomic.Int64
 }
 
