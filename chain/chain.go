@@ -66,7 +66,7 @@ func Dial(ctx context.Context, rawURL string) (*Client, error) {
 func New(ctx context.Context, conn *rpc.Client, url string) (*Client, error) {
 	c := &Client{rpc: conn, url: redact(url), assets: make(map[string]assetEntry)}
 	var id hexutil.Uint64
-	if err := c.call(ctx, &id, "eth_chainId"); err != nil {
+	if err := c.Ask(ctx, &id, "eth_chainId"); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func newTransport() http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 64
 	t.DialContext = (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext
-	t.ResponseHeaderTimeout = 90 * time.Second // eth_sendRawTransactionSync takes its time; call has the shorter bound
+	t.ResponseHeaderTimeout = 90 * time.Second // eth_sendRawTransactionSync takes its time; Ask has the shorter bound
 	return bounded{t}
 }
 
@@ -138,8 +138,10 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// call makes one round trip.
-func (c *Client) call(ctx context.Context, result any, method string, args ...any) error {
+// Ask makes one round trip, for any method. What the node answers as an error
+// is an rpc.Error in the tree of the result; not being answered has code
+// unreachable.
+func (c *Client) Ask(ctx context.Context, result any, method string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return c.explain(ctx, method, c.rpc.CallContext(ctx, result, method, args...))

@@ -125,7 +125,7 @@ func (c *Client) FindEvidence(ctx context.Context, t Transfer, from int64) (Find
 // uses lists the transactions in which the token logged the payer's nonce.
 func (c *Client) uses(ctx context.Context, t Transfer, from, to int64) ([]common.Hash, error) {
 	var logs []wireLog
-	err := c.call(ctx, &logs, "eth_getLogs", map[string]any{
+	err := c.Ask(ctx, &logs, "eth_getLogs", map[string]any{
 		"fromBlock": hexutil.EncodeUint64(uint64(from)), "toBlock": hexutil.EncodeUint64(uint64(to)), "address": t.Asset,
 		"topics": []any{[]string{topicUsed, topicCanceled}, wordAddress(t.Payer), t.Nonce}})
 	if err != nil {

@@ -75,7 +75,7 @@ const selIsValidSignature = 0x1626ba7e
 func (c *Client) IsValidSignature(ctx context.Context, who common.Address, digest common.Hash, signature []byte, gas uint64) (bool, error) {
 	data := padded(pack(selIsValidSignature, digest, wordInt(2*32), wordInt(int64(len(signature)))), signature)
 	var out hexutil.Bytes
-	err := c.call(ctx, &out, "eth_call", callObject{To: &who, Gas: hexutil.Uint64(gas), Input: data}, "latest")
+	err := c.Ask(ctx, &out, "eth_call", callObject{To: &who, Gas: hexutil.Uint64(gas), Input: data}, "latest")
 	if err != nil {
 		if rejected(err) != nil {
 			return false, nil

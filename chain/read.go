@@ -69,7 +69,7 @@ func (c *Client) need(ctx context.Context, name string) (Block, error) {
 // block is nil if the node has no such block.
 func (c *Client) block(ctx context.Context, name string) (*Block, error) {
 	var h *wireBlock
-	if err := c.call(ctx, &h, "eth_getBlockByNumber", name, false); err != nil {
+	if err := c.Ask(ctx, &h, "eth_getBlockByNumber", name, false); err != nil {
 		return nil, err
 	}
 	return h.block()
@@ -96,7 +96,7 @@ func (w *wireBlock) block() (*Block, error) {
 // Balance is an account's ether in wei.
 func (c *Client) Balance(ctx context.Context, who common.Address) (*big.Int, error) {
 	var v hexutil.Big
-	if err := c.call(ctx, &v, "eth_getBalance", who, "latest"); err != nil {
+	if err := c.Ask(ctx, &v, "eth_getBalance", who, "latest"); err != nil {
 		return nil, err
 	}
 	return v.ToInt(), nil
@@ -123,7 +123,7 @@ func unfunded(network string, who common.Address, cause error) error {
 // account that delegates by EIP-7702 has code.
 func (c *Client) Code(ctx context.Context, who common.Address) ([]byte, error) {
 	var code hexutil.Bytes
-	if err := c.call(ctx, &code, "eth_getCode", who, "latest"); err != nil {
+	if err := c.Ask(ctx, &code, "eth_getCode", who, "latest"); err != nil {
 		return nil, err
 	}
 	return code, nil
@@ -132,20 +132,20 @@ func (c *Client) Code(ctx context.Context, who common.Address) ([]byte, error) {
 // NonceAt is the number of transactions of an account that are in blocks.
 func (c *Client) NonceAt(ctx context.Context, who common.Address) (uint64, error) {
 	var n hexutil.Uint64
-	err := c.call(ctx, &n, "eth_getTransactionCount", who, "latest")
+	err := c.Ask(ctx, &n, "eth_getTransactionCount", who, "latest")
 	return uint64(n), err
 }
 
 // PendingNonceAt is NonceAt and those that the node's pool holds.
 func (c *Client) PendingNonceAt(ctx context.Context, who common.Address) (uint64, error) {
 	var n hexutil.Uint64
-	err := c.call(ctx, &n, "eth_getTransactionCount", who, "pending")
+	err := c.Ask(ctx, &n, "eth_getTransactionCount", who, "pending")
 	return uint64(n), err
 }
 
 // TokenBalance is an account's balance in the token's atomic units.
 func (c *Client) TokenBalance(ctx context.Context, asset, who common.Address) (*big.Int, error) {
-	out, err := c.view(ctx, asset, pack(selBalanceOf, wordAddress(who)))
+	out, err := c.View(ctx, asset, pack(selBalanceOf, wordAddress(who)))
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func (c *Client) TokenBalance(ctx context.Context, asset, who common.Address) (*
 // AuthorizationState reports whether the token has seen the payer's nonce:
 // whether the authorization was used or cancelled.
 func (c *Client) AuthorizationState(ctx context.Context, asset, payer common.Address, nonce common.Hash) (bool, error) {
-	out, err := c.view(ctx, asset, pack(selAuthorizationState, wordAddress(payer), nonce))
+	out, err := c.View(ctx, asset, pack(selAuthorizationState, wordAddress(payer), nonce))
 	if err != nil {
 		return false, err
 	}
@@ -168,10 +168,10 @@ func (c *Client) AuthorizationState(ctx context.Context, asset, payer common.Add
 	return new(big.Int).SetBytes(out[:32]).Sign() != 0, nil
 }
 
-// view calls a contract without a transaction.
-func (c *Client) view(ctx context.Context, to common.Address, data []byte) ([]byte, error) {
+// View calls a contract at the head without a transaction.
+func (c *Client) View(ctx context.Context, to common.Address, data []byte) ([]byte, error) {
 	var out hexutil.Bytes
-	err := c.call(ctx, &out, "eth_call", callObject{To: &to, Input: data}, "latest")
+	err := c.Ask(ctx, &out, "eth_call", callObject{To: &to, Input: data}, "latest")
 	return out, err
 }
 

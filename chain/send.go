@@ -145,7 +145,7 @@ func (o Outcome) String() string {
 // unreachable.
 func (c *Client) Broadcast(ctx context.Context, raw []byte) (Outcome, error) {
 	var hash common.Hash
-	return c.outcome(raw, c.call(ctx, &hash, "eth_sendRawTransaction", hexutil.Bytes(raw)))
+	return c.outcome(raw, c.Ask(ctx, &hash, "eth_sendRawTransaction", hexutil.Bytes(raw)))
 }
 
 func (c *Client) outcome(raw []byte, err error) (Outcome, error) {
@@ -231,6 +231,6 @@ func (c *Client) Transact(ctx context.Context, key *Key, call Call) (*Receipt, e
 // is an error whose tree has the node's.
 func (c *Client) EstimateGas(ctx context.Context, from common.Address, call Call) (uint64, error) {
 	var gas hexutil.Uint64
-	err := c.call(ctx, &gas, "eth_estimateGas", callObject{From: &from, To: call.To, Value: (*hexutil.Big)(call.Value), Input: call.Data})
+	err := c.Ask(ctx, &gas, "eth_estimateGas", callObject{From: &from, To: call.To, Value: (*hexutil.Big)(call.Value), Input: call.Data})
 	return uint64(gas), err
 }

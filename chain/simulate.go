@@ -39,7 +39,7 @@ type Rejection struct {
 // the reason of a rejection it makes a second round trip.
 func (c *Client) Simulate(ctx context.Context, from common.Address, t Transfer, gas uint64) (*Rejection, error) {
 	var out hexutil.Bytes
-	err := c.call(ctx, &out, "eth_call", callObject{From: &from, To: &t.Asset, Gas: hexutil.Uint64(gas), Input: t.Calldata()}, "latest")
+	err := c.Ask(ctx, &out, "eth_call", callObject{From: &from, To: &t.Asset, Gas: hexutil.Uint64(gas), Input: t.Calldata()}, "latest")
 	var answered rpc.Error
 	if err == nil || !errors.As(err, &answered) {
 		return nil, err

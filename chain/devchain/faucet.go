@@ -129,23 +129,20 @@ func (a *clawrAPI) Info() map[string]any {
 
 // Fund asks the development chain served at url for a grant, as (*Chain).Fund.
 func Fund(ctx context.Context, url string, to common.Address, wei *big.Int, units int64) error {
-	cl, err := rpc.DialContext(ctx, url)
+	cl, err := chain.Dial(ctx, url)
 	if err != nil {
-		return &clawr.Error{Code: clawr.CodeUnreachable, Message: "cannot use the RPC URL", Err: err, Param: "rpc-url",
-			Fix: "start a development chain: clawr chain serve"}
+		return err
 	}
 	defer cl.Close()
 	if wei == nil {
 		wei = new(big.Int)
 	}
 	var ok bool
-	if err := cl.CallContext(ctx, &ok, "clawr_fund", to, (*hexutil.Big)(wei), hexutil.Uint64(units)); err != nil {
-		var re rpc.Error
-		if errors.As(err, &re) && re.ErrorCode() == -32601 {
-			return &clawr.Error{Code: clawr.CodeUsage, Message: "that chain has no faucet of clawr's", Err: err, Param: "rpc-url",
-				Fix: "give the URL that clawr chain serve printed"}
-		}
-		return fmt.Errorf("ask the faucet: %w", err)
+	err = cl.Ask(ctx, &ok, "clawr_fund", to, (*hexutil.Big)(wei), hexutil.Uint64(units))
+	var answered rpc.Error
+	if errors.As(err, &answered) && answered.ErrorCode() == -32601 {
+		return &clawr.Error{Code: clawr.CodeUsage, Message: "the chain at " + cl.URL() + " is not clawr's own and has no faucet", Err: err, Param: "rpc-url",
+			Fix: "give the URL that clawr chain serve printed"}
 	}
-	return nil
+	return err
 }

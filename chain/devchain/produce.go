@@ -51,7 +51,7 @@ func (c *Chain) produce(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			case <-t.C:
-				c.mineAndLog()
+				c.mineAndLog(always)
 			}
 		}
 	}
@@ -60,34 +60,19 @@ func (c *Chain) produce(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.ready:
-			for c.executable() && ctx.Err() == nil && c.mineAndLog() {
+			for ctx.Err() == nil && c.mineAndLog(c.executable) {
 			}
 		}
 	}
 }
 
-// executable reports whether the pool has something for the next block.
+// Reasons to make a block, asked when nothing else is making one and the pool
+// has caught up.
+func always() bool { return true }
+
 func (c *Chain) executable() bool {
 	n, _ := c.pool.Stats()
 	return n > 0
-}
-
-// mineAndLog makes a block, and reports whether it had any transaction.
-func (c *Chain) mineAndLog() bool {
-	n, err := c.mine(false)
-	if err != nil {
-		c.opt.Log.Error("the development chain cannot make a block", "err", err)
-	}
-	return n > 0
-}
-
-// freshen makes an empty block if the head is so old that its time misleads.
-func (c *Chain) freshen() {
-	if c.opt.BlockTime == 0 && c.stale() {
-		if _, err := c.mine(true); err != nil {
-			c.opt.Log.Error("the development chain cannot make a block", "err", err)
-		}
-	}
 }
 
 func (c *Chain) stale() bool {
@@ -95,17 +80,36 @@ func (c *Chain) stale() bool {
 	return c.opt.Now().Sub(at) > StaleAfter
 }
 
+// freshen makes a block if the head is so old that its time misleads.
+func (c *Chain) freshen() {
+	if c.opt.BlockTime == 0 && c.stale() {
+		c.mineAndLog(c.stale) // asked again: another request may have been faster
+	}
+}
+
+// mineAndLog makes a block if there is reason to, and reports whether it had
+// any transaction.
+func (c *Chain) mineAndLog(reason func() bool) bool {
+	n, err := c.mine(reason)
+	if err != nil {
+		c.opt.Log.Error("the development chain cannot make a block", "err", err)
+	}
+	return n > 0
+}
+
 // mine makes the next block and makes it the head. It returns the number of
-// transactions inside. If ifStale, it does nothing when the head is young:
-// another request was faster.
-func (c *Chain) mine(ifStale bool) (int, error) {
+// transactions inside.
+func (c *Chain) mine(reason func() bool) (int, error) {
 	c.mining.Lock()
 	defer c.mining.Unlock()
-	if c.closed || ifStale && !c.stale() {
+	if c.closed {
 		return 0, nil
 	}
 	if err := c.syncPool(); err != nil {
 		return 0, err
+	}
+	if !reason() {
+		return 0, nil
 	}
 	block, err := c.build()
 	if err != nil {
