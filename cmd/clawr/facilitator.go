@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/facilitator"
+	"github.com/402claw/clawr/facilitator/onchain"
+)
+
+// facilitator is who settles for n: this process, or the remote ones.
+func (n *node) facilitator(ctx context.Context) (payments, error) {
+	witness := &onchain.Node{Client: n.set.chain, Key: n.set.key}
+	if len(n.set.remotes) > 0 {
+		c := &facilitator.Client{Network: n.set.asset.Network, Chain: witness, Book: n.db, Log: n.log, Failpoint: failpoint()}
+		for _, u := range n.set.remotes {
+			c.Remotes = append(c.Remotes, facilitator.Remote{URL: u, Token: n.set.apiKey})
+		}
+		return c, c.Check()
+	}
+	f := &facilitator.Facilitator{Network: n.set.asset.Network, Assets: []clawr.Asset{n.set.asset}, Chain: witness,
+		Book: n.db, Ends: n.db, Log: n.log, Failpoint: failpoint()}
+	return f, f.Start(ctx)
+}
+
+// scopeSettle is what a token needs for a facilitator.
+const scopeSettle = "facilitator:settle"
+
+// facilitatorFlags are what `clawr facilitator serve` is told.
+type facilitatorFlags struct {
+	listen, rpc, network, keyFile, databaseURL string
+	assets, payTo                              []string
+	gas                                        uint64
+}
+
+func newFacilitator(e *env) *cobra.Command {
+	cmd := &cobra.Command{Use: "facilitator", Short: "Verify and settle x402 payments for other servers"}
+	cmd.AddCommand(newFacilitatorServe(e), newFacilitatorSupported(e))
+	return cmd
+}
+
+func newFacilitatorServe(e *env) *cobra.Command {
+	f := &facilitatorFlags{}
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run a facilitator: POST /verify, POST /settle, GET /supported", Args: cobra.NoArgs,
+		Long: `Run a facilitator with the key in CLAWR_FACILITATOR_KEY. It pays gas for others,
+so it settles only the assets that it is given, for recipients that are allowed
+or callers with a token of scope ` + scopeSettle + ` (clawr token create).`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.facilitatorServe(cmd.Context(), f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.listen, "listen", "127.0.0.1:4022", "`address` that servers reach")
+	fl.StringVar(&f.rpc, "rpc-url", "", "`URL` of a node of the chain")
+	fl.StringVar(&f.network, "network", "", "CAIP-2 `name` of the chain, such as eip155:8453")
+	fl.StringSliceVar(&f.assets, "asset", nil, "`address` of a token that it settles (repeatable)")
+	fl.StringSliceVar(&f.payTo, "allow-pay-to", nil, "`address` that may be paid (repeatable; default: whoever a token's holder names)")
+	fl.StringVar(&f.keyFile, "facilitator-key-file", "", "`file` with the key (or CLAWR_FACILITATOR_KEY)")
+	fl.StringVar(&f.databaseURL, "database-url", "", "Postgres `URL`, instead of the data directory's SQLite file")
+	fl.Uint64Var(&f.gas, "gas-cap", 0, "most gas of one transaction (default 150000, 500000 for a payer with code)")
+	return cmd
+}
+
+// facilitatorServe runs a facilitator until ctx ends.
+func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
+	log := slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: e.level()}))
+	if len(f.assets) == 0 {
+		f.assets = []string{""}
+	}
+	var assets []clawr.Asset
+	var set *settings
+	for _, a := range f.assets {
+		s, err := e.settings(ctx, &serveFlags{network: f.network, asset: a, rpc: f.rpc, keyFile: f.keyFile, deadline: 30 * time.Second, databaseURL: f.databaseURL}, log)
+		if err != nil {
+			return err
+		}
+		set = s
+		assets = append(assets, s.asset)
+	}
+	var allowed []string
+	for _, a := range f.payTo {
+		address, err := clawr.CheckAddress(a)
+		if err != nil {
+			return withParam(err, "allow-pay-to")
+		}
+		allowed = append(allowed, address)
+	}
+	ln, err := listen(f.listen, "listen")
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	unlock, err := lockDir(e.data)
+	if err != nil {
+		return err
+	}
+	n, err := openNode(ctx, e, set, unlock)
+	if err != nil {
+		unlock()
+		return err
+	}
+	defer n.close()
+	tokens, err := n.settleTokens(ctx)
+	if err != nil {
+		return err
+	}
+	if err := facilitator.CheckExposure(ln.Addr().String(), len(allowed) > 0, tokens > 0); err != nil {
+		return err
+	}
+	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: &onchain.Node{Client: set.chain, Key: set.key},
+		Book: n.db, Ends: n.db, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint()}
+	if len(allowed) > 0 {
+		settler.AllowPayTo = func(a string) bool { return slices.Contains(allowed, a) }
+	}
+	if err := settler.Start(ctx); err != nil {
+		return err
+	}
+	socket, err := listenSocket(e.data)
+	if err != nil {
+		return err
+	}
+	h := &facilitator.Handler{Facilitator: settler, Authorize: n.authorizeSettle, Log: log}
+	g, ctx := errgroup.WithContext(ctx)
+	serveUntil(ctx, g, newServer(h, log, 2*time.Minute), ln)
+	serveUntil(ctx, g, newServer(n.control(), log, time.Minute), socket)
+	g.Go(func() error { return settler.Run(ctx) })
+	e.note("settling on %s as %s", set.asset.Network, set.key.Address().Hex())
+	e.note("listening on %s", ln.Addr())
+	return g.Wait()
+}
+
+// settleTokens counts the tokens that may ask a facilitator.
+func (n *node) settleTokens(ctx context.Context) (int, error) {
+	all, err := n.db.Tokens(ctx)
+	if err != nil {
+		return 0, err
+	}
+	count := 0
+	for _, t := range all {
+		if slices.Contains(t.Scopes, scopeSettle) && t.Revoked.IsZero() {
+			count++
+		}
+	}
+	return count, nil
+}
+
+// authorizeSettle names who asks a facilitator. Where tokens exist, one is
+// needed; where there are none, the recipients or the loopback address protect it.
+func (n *node) authorizeSettle(r *http.Request) (string, error) {
+	secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		tokens, err := n.settleTokens(r.Context())
+		if err != nil || tokens == 0 {
+			return "", err
+		}
+		return "", &clawr.Error{Code: clawr.CodeTokenMissing, Message: "this facilitator needs a token", Fix: "send Authorization: Bearer TOKEN"}
+	}
+	sum := sha256.Sum256([]byte(secret))
+	t, err := n.db.TokenByHash(r.Context(), hex.EncodeToString(sum[:]))
+	if clawr.CodeOf(err) == clawr.CodeNotFound {
+		return "", &clawr.Error{Code: clawr.CodeTokenMissing, Message: "the token is not known", Fix: "clawr token create --scope " + scopeSettle}
+	}
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(t.Scopes, scopeSettle) {
+		return "", &clawr.Error{Code: clawr.CodeScopeMissing, Message: "the token lacks the scope " + scopeSettle, Fix: "clawr token create --scope " + scopeSettle}
+	}
+	return t.ID, nil
+}
+
+func newFacilitatorSupported(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "supported URL", Short: "Say what a facilitator takes", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkURL("url", args[0]); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(args[0], "/")+"/supported", nil)
+			if err != nil {
+				return err
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				if _, ok := errors.AsType[net.Error](err); ok {
+					return &clawr.Error{Code: clawr.CodeUnreachable, Message: args[0] + " cannot be reached", Fix: "check the URL", Err: err}
+				}
+				return err
+			}
+			defer res.Body.Close()
+			b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+			if err != nil {
+				return err
+			}
+			if res.StatusCode != http.StatusOK {
+				return &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: args[0] + " answered " + res.Status, Fix: "check the URL"}
+			}
+			_, err = fmt.Fprintln(e.stdout, strings.TrimSpace(string(b)))
+			return err
+		},
+	}
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/402claw/clawr/dispatch"
+	"github.com/402claw/clawr/meter"
+	"github.com/402claw/clawr/store"
+	"github.com/402claw/clawr/usage"
+	"github.com/402claw/clawr/x402"
+)
+
+// node is a data directory that this process owns. A command that manages
+// tenants opens one without settings; serve and dev start it.
+type node struct {
+	env      *env
+	set      *settings
+	log      *slog.Logger
+	db       *store.DB
+	usage    *usage.Recorder
+	dir      *dispatch.Directory
+	dispatch *dispatch.Dispatcher
+	payments payments
+	unlock   func()
+	public   string // base URL that callers reach
+	admin    http.Handler
+	closing  sync.Once
+}
+
+// payments is a facilitator, here or elsewhere, with a life of its own.
+type payments interface {
+	dispatch.Payments
+	Run(context.Context) error
+}
+
+// openNode opens the database of a data directory whose lock the caller
+// holds; close gives the lock back.
+func openNode(ctx context.Context, e *env, set *settings, unlock func()) (*node, error) {
+	n := &node{env: e, set: set, unlock: unlock, dir: &dispatch.Directory{}}
+	n.log = slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: e.level()}))
+	opts := store.Options{Log: n.log, Failpoint: failpoint()}
+	if set != nil && set.databaseURL != "" {
+		opts.URL = set.databaseURL
+	} else {
+		opts.Path = filepath.Join(e.data, dbName)
+	}
+	var err error
+	if n.db, err = store.Open(ctx, opts); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *node) close() {
+	n.closing.Do(func() {
+		if err := n.db.Close(); err != nil {
+			n.log.Error("database not closed", "err", err)
+		}
+		n.unlock()
+	})
+}
+
+// start makes n serve on ln, and its control plane on the data directory's
+// socket and on admin, if that is not nil, until g's context ends.
+func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Listener) error {
+	n.public = n.set.publicURL
+	if n.public == "" {
+		n.public = "http://" + ln.Addr().String()
+	}
+	if err := n.db.VoidLeases(ctx); err != nil {
+		return err
+	}
+	if err := n.assemble(ctx); err != nil {
+		return err
+	}
+	if err := n.reload(ctx); err != nil {
+		return err
+	}
+	socket, err := listenSocket(n.env.data)
+	if err != nil {
+		return err
+	}
+	write := n.set.deadline + 10*time.Second
+	control := n.control()
+	serveUntil(ctx, g, newServer(n.handler(), n.log, write), ln)
+	serveUntil(ctx, g, newServer(control, n.log, 10*time.Minute), socket)
+	if admin != nil {
+		serveUntil(ctx, g, newServer(n.adminHandler(), n.log, 10*time.Minute), admin)
+	}
+	g.Go(func() error { return n.usage.Run(ctx) })
+	g.Go(func() error { return n.dispatch.Run(ctx) })
+	if n.payments != nil {
+		g.Go(func() error { return n.payments.Run(ctx) })
+	}
+	g.Go(func() error {
+		err := n.db.Watch(ctx, func() {
+			if err := n.reload(ctx); err != nil && ctx.Err() == nil {
+				n.log.Error("directory not reloaded", "err", err)
+			}
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	})
+	return nil
+}
+
+// assemble builds the dispatcher from its parts.
+func (n *node) assemble(ctx context.Context) error {
+	quotes, err := n.quotes(ctx)
+	if err != nil {
+		return err
+	}
+	salt, err := n.db.Secrets(ctx, "caller")
+	if err != nil {
+		return err
+	}
+	ws, err := newWorkers(ctx, n)
+	if err != nil {
+		return err
+	}
+	n.usage = &usage.Recorder{Sink: n.db, Log: n.log}
+	if n.payments, err = n.facilitator(ctx); err != nil {
+		return err
+	}
+	n.dispatch = &dispatch.Dispatcher{
+		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Quotas: n.db,
+		Limiter: new(meter.Limiter), Usage: n.usage, Log: n.log, Asset: n.set.asset, Quotes: quotes, Salt: salt[0].Value,
+		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: 4096, Failpoint: failpoint(),
+	}
+	if n.payments != nil {
+		n.dispatch.Payments = n.payments
+	}
+	return nil
+}
+
+// quotes are made with keys that all nodes share and restarts keep.
+func (n *node) quotes(ctx context.Context) (*x402.Quotes, error) {
+	keys, err := n.db.Secrets(ctx, "quote")
+	if err != nil {
+		return nil, err
+	}
+	var values [][]byte
+	for _, k := range keys {
+		values = append(values, k.Value)
+	}
+	return x402.NewQuotes(values...)
+}
+
+// reload gives the dispatcher the directory as it is now.
+func (n *node) reload(ctx context.Context) error {
+	tenants, err := n.db.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	n.dir.Load(tenants)
+	return nil
+}
+
+// handler is what callers reach. It is no ServeMux: that would redirect paths
+// which it finds unclean, and a redirect of a paid route is a way around it.
+func (n *node) handler() http.Handler {
+	platform := n.platform()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch path := r.URL.Path; {
+		case strings.HasPrefix(path, "/__platform/"):
+			platform.ServeHTTP(w, r)
+		case path == "/health" && !n.dir.HasHost(r.Host):
+			health(w, r)
+		default:
+			n.dispatch.ServeHTTP(w, r)
+		}
+	})
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/402claw/clawr"
+)
+
+// serveFlags are what `clawr serve` is told.
+type serveFlags struct {
+	listen, admin    string
+	facilitators     []string
+	facilitatorToken string
+	network, asset   string
+	rpc, payTo       string
+	databaseURL      string
+	keyFile          string
+	publicURL        string
+	publicAnalytics  bool
+	deadline         time.Duration
+}
+
+func newServe(e *env) *cobra.Command {
+	f := &serveFlags{}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the tenants of a data directory and take their payments",
+		Long: `Serve every tenant of the data directory. Payments are settled by this process
+with the key in CLAWR_FACILITATOR_KEY (or --facilitator-key-file), or by the
+facilitators named with --facilitator-url, in order.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.serve(cmd.Context(), f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.listen, "listen", "127.0.0.1:4020", "`address` that callers reach")
+	fl.StringVar(&f.admin, "admin-listen", "", "`address` of control plane, facilitator and health checks (default: none but the data directory's socket)")
+	fl.StringSliceVar(&f.facilitators, "facilitator-url", nil, "`URL` of a facilitator (repeatable, tried in order)")
+	fl.StringVar(&f.network, "network", "", "CAIP-2 `name` of the chain, such as eip155:8453")
+	fl.StringVar(&f.asset, "asset", "", "`address` of the token, such as USDC's")
+	fl.StringVar(&f.rpc, "rpc-url", "", "`URL` of a node of that chain")
+	fl.StringVar(&f.payTo, "pay-to", "", "`address` that earns where neither tenant nor owner has one")
+	fl.StringVar(&f.databaseURL, "database-url", "", "Postgres `URL`, instead of the data directory's SQLite file")
+	fl.StringVar(&f.keyFile, "facilitator-key-file", "", "`file` with the key that settles and pays gas (or CLAWR_FACILITATOR_KEY)")
+	fl.StringVar(&f.publicURL, "public-url", "", "scheme and host that callers reach this node at, such as https://api.example.com")
+	fl.BoolVar(&f.publicAnalytics, "public-analytics", false, "let everybody read /__platform/analytics")
+	fl.DurationVar(&f.deadline, "deadline", 30*time.Second, "time that a call may take, settlement included")
+	return cmd
+}
+
+// serve runs until ctx ends. What can be found wrong without the data
+// directory is found before it is touched.
+func (e *env) serve(ctx context.Context, f *serveFlags) error {
+	log := slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: e.level()}))
+	set, err := e.settings(ctx, f, log)
+	if err != nil {
+		return err
+	}
+	ln, err := listen(f.listen, "listen")
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	unlock, err := lockDir(e.data)
+	if err != nil {
+		return err
+	}
+	n, err := openNode(ctx, e, set, unlock)
+	if err != nil {
+		unlock()
+		return err
+	}
+	defer n.close()
+	var admin net.Listener
+	if f.admin != "" {
+		if admin, err = listen(f.admin, "admin-listen"); err != nil {
+			return err
+		}
+		defer admin.Close()
+		e.note("admin on %s", admin.Addr())
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	if err := n.start(ctx, g, ln, admin); err != nil {
+		return err
+	}
+	e.note("listening on %s", ln.Addr())
+	return g.Wait()
+}
+
+func (e *env) level() slog.Level {
+	switch {
+	case e.verbose:
+		return slog.LevelDebug
+	case e.quiet:
+		return slog.LevelError
+	}
+	return slog.LevelWarn
+}
+
+// listen opens a TCP address that a flag names.
+func listen(addr, flag string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, &clawr.Error{Code: clawr.CodeUsage, Param: flag, Message: fmt.Sprintf("cannot listen on %q", addr), Fix: "--" + flag + " HOST:PORT with a free port; port 0 takes any", Err: err}
+	}
+	return ln, nil
+}
+
+// isLoopback reports whether only this machine can reach addr.
+func isLoopback(addr net.Addr) bool {
+	host, _, err := net.SplitHostPort(addr.String())
+	ip := net.ParseIP(host)
+	return err == nil && ip != nil && ip.IsLoopback()
+}
+
+// secretFromEnvOrFile reads a key that must not stand on the command line.
+func (e *env) secretFromEnvOrFile(variable, file, flag string) (string, error) {
+	if file == "" {
+		return strings.TrimSpace(e.getenv(variable)), nil
+	}
+	st, err := os.Stat(file)
+	if err == nil && st.Mode().Perm()&0o077 != 0 {
+		return "", &clawr.Error{Code: clawr.CodeFile, Param: flag, Message: file + " can be read by others", Fix: "chmod 600 " + file}
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", &clawr.Error{Code: clawr.CodeFile, Param: flag, Message: "the key file cannot be read", Fix: "--" + flag + " FILE, or " + variable, Err: err}
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// newServer is an HTTP server with the limits of money.md's "Server defaults".
+func newServer(h http.Handler, log *slog.Logger, write time.Duration) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, ReadTimeout: time.Minute,
+		WriteTimeout: write, MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+}
+
+// serveUntil serves h on ln until ctx ends, then lets the requests that are in work
+// finish: a reserved payment is not abandoned for a restart.
+func serveUntil(ctx context.Context, g *errgroup.Group, srv *http.Server, ln net.Listener) {
+	g.Go(func() error {
+		if err := srv.Serve(ln); err != http.ErrServerClosed {
+			return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		return srv.Shutdown(drain)
+	})
+}
+
+// health answers /health on the platform's own hosts.
+func health(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	io.WriteString(w, `{"ok":true}`+"\n")
+}
+
+func (e *env) segments() string { return filepath.Join(e.data, segmentDir) }

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/params"
+
+	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/chain"
+	"github.com/402claw/clawr/chain/devchain"
+)
+
+// settings are what a serving node knows of the world: the chain that it is
+// paid on, who settles, and where it is reached.
+type settings struct {
+	chain       *chain.Client
+	asset       clawr.Asset
+	key         *chain.Key // settles here; nil: the remote facilitators do
+	remotes     []string
+	apiKey      string // for the remote facilitators
+	payTo       string // where neither tenant nor owner has one; may be empty
+	databaseURL string
+	publicURL   string
+	openReports bool // analytics need no token
+	deadline    time.Duration
+}
+
+// gasOfTransfer is what the signer must be able to pay for before a node
+// starts: one transfer at the fees of the moment.
+const gasOfTransfer = 150_000
+
+// settings checks the flags against each other and against the chain. It
+// touches nothing on this machine.
+func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*settings, error) {
+	s := &settings{databaseURL: f.databaseURL, publicURL: strings.TrimSuffix(f.publicURL, "/"), openReports: f.publicAnalytics, deadline: f.deadline}
+	need := func(flag, value, example string) error {
+		if value != "" {
+			return nil
+		}
+		return &clawr.Error{Code: clawr.CodeUsage, Param: flag, Message: "--" + flag + " is missing", Fix: "--" + flag + " " + example + " (clawr dev needs none of this)"}
+	}
+	for _, n := range [][3]string{{"network", f.network, "eip155:84532"}, {"asset", f.asset, "0x036CbD53842c5426634e7929541eC2318f3dCF7e"}, {"rpc-url", f.rpc, "https://sepolia.base.org"}} {
+		if err := need(n[0], n[1], n[2]); err != nil {
+			return nil, err
+		}
+	}
+	if err := clawr.CheckNetwork(f.network); err != nil {
+		return nil, err
+	}
+	asset, err := clawr.CheckAddress(f.asset)
+	if err != nil {
+		return nil, withParam(err, "asset")
+	}
+	if f.payTo != "" {
+		if s.payTo, err = clawr.CheckAddress(f.payTo); err != nil {
+			return nil, withParam(err, "pay-to")
+		}
+	}
+	if f.deadline < 2*time.Second || f.deadline > 10*time.Minute {
+		return nil, &clawr.Error{Code: clawr.CodeUsage, Param: "deadline", Message: "--deadline is not between 2s and 10m", Fix: "--deadline 30s"}
+	}
+	for flag, v := range map[string]string{"rpc-url": f.rpc, "public-url": f.publicURL} {
+		if err := checkURL(flag, v); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.settler(f, s); err != nil {
+		return nil, err
+	}
+	if s.chain, err = chain.Dial(ctx, f.rpc); err != nil {
+		return nil, err
+	}
+	if err := s.chain.Expect(f.network); err != nil {
+		return nil, err
+	}
+	if s.asset, err = s.chain.Asset(ctx, common.HexToAddress(asset)); err != nil {
+		return nil, err
+	}
+	if s.key != nil {
+		if err := funded(ctx, s.chain, s.key); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// settler finds who settles: this process with its key, or others.
+func (e *env) settler(f *serveFlags, s *settings) error {
+	for _, u := range f.facilitators {
+		if err := checkURL("facilitator-url", u); err != nil {
+			return err
+		}
+		s.remotes = append(s.remotes, strings.TrimSuffix(u, "/"))
+	}
+	if len(s.remotes) > 0 {
+		s.apiKey = e.getenv("CLAWR_FACILITATOR_API_KEY")
+		return nil
+	}
+	secret, err := e.secretFromEnvOrFile("CLAWR_FACILITATOR_KEY", f.keyFile, "facilitator-key-file")
+	if err != nil {
+		return err
+	}
+	if secret == "" {
+		return &clawr.Error{Code: clawr.CodeUsage, Param: "facilitator-key-file", Message: "nobody settles: there is neither a facilitator URL nor a key",
+			Fix: "set CLAWR_FACILITATOR_KEY to a funded key, or give --facilitator-url URL"}
+	}
+	s.key, err = chain.ParseKey(secret)
+	return err
+}
+
+// funded refuses a key that cannot pay for a settlement.
+func funded(ctx context.Context, c *chain.Client, key *chain.Key) error {
+	fees, err := c.Fees(ctx)
+	if err != nil {
+		return err
+	}
+	return c.NeedFunds(ctx, key.Address(), new(big.Int).Mul(fees.Max, big.NewInt(gasOfTransfer)))
+}
+
+func checkURL(flag, v string) error {
+	if v == "" {
+		return nil
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return &clawr.Error{Code: clawr.CodeUsage, Param: flag, Message: fmt.Sprintf("--%s %q is not an http or https URL", flag, v), Fix: "--" + flag + " https://host"}
+	}
+	return nil
+}
+
+// devSettings are those of clawr dev: everything is here, with keys that were
+// made for this data directory.
+func (e *env) devSettings(ctx context.Context, c *devchain.Chain, f *devFlags) (*settings, string, error) {
+	s := &settings{asset: c.Asset(), deadline: f.deadline, openReports: true}
+	var err error
+	if s.chain, err = c.Client(ctx); err != nil {
+		return nil, "", err
+	}
+	if s.key, err = c.Key("facilitator"); err != nil {
+		return nil, "", err
+	}
+	if err := funded(ctx, s.chain, s.key); clawr.CodeOf(err) == clawr.CodeUnfunded {
+		err = c.Fund(ctx, s.key.Address(), new(big.Int).Mul(big.NewInt(10), big.NewInt(params.Ether)), 0)
+		if err != nil {
+			return nil, "", err
+		}
+	} else if err != nil {
+		return nil, "", err
+	}
+	seller, err := c.Key("seller")
+	if err != nil {
+		return nil, "", err
+	}
+	s.payTo = strings.ToLower(seller.Address().Hex())
+	return s, s.payTo, nil
+}
