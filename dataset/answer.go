@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"encoding/json"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -153,7 +154,10 @@ func (c *column) run(lo, hi int64) (from, to int) {
 	if lo > hi {
 		return 0, 0
 	}
-	return c.search(lo), c.search(hi + 1)
+	if from = c.search(lo); hi == math.MaxInt64 {
+		return from, len(c.perm)
+	}
+	return from, c.search(hi + 1)
 }
 
 // search is the first place in perm whose ordinal is at least n.

@@ -38,6 +38,18 @@ func (d *dict) id(b []byte) uint32 {
 	return id
 }
 
+// find is id without adding.
+func (d *dict) find(b []byte) (uint32, bool) {
+	h := uint32(maphash.Bytes(d.seed, b))
+	m := uint32(len(d.slots) - 1)
+	for i := h & m; d.slots[i] != 0; i = (i + 1) & m {
+		if id := d.slots[i] - 1; d.hashes[id] == h && bytes.Equal(d.values[id], b) {
+			return id, true
+		}
+	}
+	return 0, false
+}
+
 func (d *dict) grow() {
 	d.slots = make([]uint32, 2*len(d.slots))
 	m := uint32(len(d.slots) - 1)

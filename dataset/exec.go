@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -22,170 +23,188 @@ type page struct {
 	offset int
 }
 
-const block = 4096
+// block is how many candidates are tested at a time: by one predicate after
+// the other, so that each loop stays tight.
+const block = 1024
 
-// run finds the rows of a query. It stops when ctx ends, and when it has used
-// more CPU time than limit (0 = no limit).
-func (s *Segment) run(ctx context.Context, q *Query, at page, limit time.Duration) (result, error) {
-	m := &meter{ctx: ctx, limit: limit}
-	defer m.done()
-	if err := ctx.Err(); err != nil {
-		return result{}, err
-	}
-	e := &execution{s: s, q: q, m: m, at: at}
-	if err := e.prepare(); err != nil {
-		return result{}, err
-	}
-	if len(e.preds)+len(e.words) == 0 && len(q.Sort) == 0 {
-		return e.all(), nil
-	}
-	if len(q.Sort) == 0 {
-		return e.scan()
-	}
-	return e.sorted()
-}
-
-// execution is a query on its way.
+// execution is a query on its way. It is used again for another one, so that
+// queries do not allocate.
 type execution struct {
 	s     *Segment
 	q     *Query
-	m     *meter
+	m     meter
 	at    page
+	need  int // rows up to the end of the page, and one more
 	preds []predicate
 	words []wordTest
-	sel   []uint32
+	buf   [block]uint32
+	rows  []uint32
+	bits  []uint64
+	used  plan
+	seen  int // candidates that were tested
 }
 
-// wordTest is one word of q: a row matches if one of its searched columns has
-// a code whose value contains the word.
-type wordTest struct{ preds []predicate }
+var executions = sync.Pool{New: func() any { return new(execution) }}
 
+// run finds the rows of a query. It stops when ctx ends, and when it has used
+// more CPU time than limit (0 = no limit). The rows are valid until the
+// execution is let go of.
+func (e *execution) run(ctx context.Context, s *Segment, q *Query, at page, limit time.Duration) (result, error) {
+	if err := ctx.Err(); err != nil {
+		return result{}, err
+	}
+	e.s, e.q, e.at, e.need = s, q, at, at.offset+q.Limit+1
+	e.m = meter{ctx: ctx, limit: limit}
+	e.preds, e.words, e.rows, e.seen = e.preds[:0], e.words[:0], e.rows[:0], 0
+	defer e.m.done()
+	if err := e.prepare(); err != nil {
+		return result{}, err
+	}
+	r := result{count: -1}
+	e.used = e.choose()
+	if err := e.collect(&e.used); err != nil {
+		return r, err
+	}
+	rows := e.rows[min(e.used.skip, len(e.rows)):]
+	r.more = len(rows) > q.Limit
+	r.rows = rows[:min(q.Limit, len(rows))]
+	if !q.Count {
+		return r, nil
+	}
+	var err error
+	r.count, err = e.count()
+	return r, err
+}
+
+// close drops what e refers to and keeps its room.
+func (e *execution) close() {
+	clear(e.preds[:cap(e.preds)])
+	clear(e.words[:cap(e.words)])
+	e.s, e.q, e.m, e.used = nil, nil, meter{}, plan{}
+	executions.Put(e)
+}
+
+// prepare compiles the filters and words. Ranges of one column become one.
 func (e *execution) prepare() error {
+next:
 	for i := range e.q.Filters {
-		p, err := e.s.predicate(&e.q.Filters[i], e.m)
+		p, err := e.s.predicate(&e.q.Filters[i], &e.m)
 		if err != nil {
 			return err
 		}
+		for k := range e.preds {
+			if o := &e.preds[k]; o.c == p.c && o.isRange() && p.isRange() {
+				o.lo, o.hi = max(o.lo, p.lo), min(o.hi, p.hi)
+				continue next
+			}
+		}
 		e.preds = append(e.preds, p)
 	}
-	if len(e.q.Words) == 0 {
-		return nil
-	}
-	e.words = make([]wordTest, len(e.q.Words))
-	var buf []byte
-	for i := range e.s.cols {
-		c := &e.s.cols[i]
-		if c.typ != Text || !e.s.search.has(i) {
-			continue
+	for _, w := range e.q.Words {
+		t, err := e.s.word(w, &e.m)
+		if err != nil {
+			return err
 		}
-		sets := make([][]uint64, len(e.words))
-		for w := range sets {
-			sets[w] = make([]uint64, (c.distinct()+64)/64)
-			e.words[w].preds = append(e.words[w].preds, predicate{c: c, set: sets[w]})
-		}
-		for code := int64(1); code <= int64(c.distinct()); code++ {
-			v := c.text(code)
-			if err := e.m.spend(4 + len(v)); err != nil {
-				return err
-			}
-			buf = words(v, buf, func(word []byte, _ bool) {
-				for w, q := range e.q.Words {
-					if string(word) == q.Text || q.Prefix && len(word) > len(q.Text) && string(word[:len(q.Text)]) == q.Text {
-						sets[w][code>>6] |= 1 << (code & 63)
-					}
-				}
-			})
-		}
+		e.words = append(e.words, t)
 	}
 	return nil
 }
 
-// all is a page of the whole file in its own order.
-func (e *execution) all() result {
-	from := min(e.at.offset, e.s.n)
-	if e.at.resume {
-		from = int(e.at.after) + 1
+// collect walks over the candidates of a plan and keeps the rows of the page.
+func (e *execution) collect(p *plan) error {
+	src, size := p.src, min(p.need, block) // often one page is all that is needed
+	for ; ; size = min(4*size, block) {
+		sel := src.fill(e.buf[:size])
+		if len(sel) == 0 {
+			break
+		}
+		e.seen += len(sel)
+		if err := e.m.spend(len(sel) * (1 + 2*len(e.preds) + 4*len(e.words))); err != nil {
+			return err
+		}
+		sel = e.narrow(sel, p)
+		if p.ordered {
+			if e.rows = append(e.rows, sel...); len(e.rows) >= p.need {
+				return nil
+			}
+			continue
+		}
+		for _, row := range sel {
+			if e.at.resume && e.compare(row, e.at.after) <= 0 {
+				continue
+			}
+			if p.grouped && len(e.rows) >= p.need && e.pastGroup(row) {
+				e.best(p.need)
+				return nil
+			}
+			e.rows = append(e.rows, row)
+		}
+		if len(e.rows) > 2*p.need+block {
+			if err := e.m.spend(8 * len(e.rows)); err != nil {
+				return err
+			}
+			e.best(p.need)
+		}
 	}
-	to := min(from+e.q.Limit, e.s.n)
-	r := result{more: to < e.s.n, count: -1}
-	for row := from; row < to; row++ {
-		r.rows = append(r.rows, uint32(row))
+	if !p.ordered {
+		if err := e.m.spend(8 * len(e.rows)); err != nil {
+			return err
+		}
+		e.best(p.need)
 	}
-	if e.q.Count {
-		r.count = e.s.n
-	}
-	return r
+	return nil
 }
 
-// matching gives the rows of [from, to) that match.
-func (e *execution) matching(from, to int) []uint32 {
-	e.sel = e.sel[:0]
-	for row := from; row < to; row++ {
-		e.sel = append(e.sel, uint32(row))
+// best puts the rows in order and keeps the first n.
+func (e *execution) best(n int) {
+	if len(e.q.Sort) == 0 {
+		slices.Sort(e.rows)
+	} else {
+		slices.SortFunc(e.rows, e.compare)
 	}
-	sel := e.sel
+	e.rows = e.rows[:min(n, len(e.rows))]
+}
+
+// pastGroup tells that a row, taken in the order of the first sort column, has
+// another value there than the last row that was kept.
+func (e *execution) pastGroup(row uint32) bool {
+	c := &e.s.cols[e.q.Sort[0].Col]
+	return c.ordinal(row) != c.ordinal(e.rows[len(e.rows)-1])
+}
+
+// narrow tests candidates by everything but what the plan draws them from.
+func (e *execution) narrow(sel []uint32, p *plan) []uint32 {
 	for i := range e.preds {
-		sel = e.preds[i].narrow(sel)
+		if i != p.pred && len(sel) > 0 {
+			sel = e.preds[i].narrow(sel)
+		}
 	}
 	for i := range e.words {
-		out := sel[:0]
-		for _, row := range sel {
-			if e.words[i].test(row) {
-				out = append(out, row)
-			}
+		if i != p.word && len(sel) > 0 {
+			sel = e.words[i].narrow(sel)
 		}
-		sel = out
 	}
 	return sel
 }
 
-func (w *wordTest) test(row uint32) bool {
-	for i := range w.preds {
-		if w.preds[i].test(row) {
-			return true
-		}
+// count counts all rows that match, whatever the page.
+func (e *execution) count() (int, error) {
+	p := e.cheapest()
+	if len(e.preds)+len(e.words) == 0 || len(e.preds)+len(e.words) == 1 && (p.pred >= 0 || p.word >= 0) {
+		return p.size, nil
 	}
-	return false
-}
-
-// scan walks over the rows in their order.
-func (e *execution) scan() (result, error) {
-	r := result{count: -1}
-	from, skip, total := 0, e.at.offset, 0
-	if e.at.resume && !e.q.Count {
-		from = int(e.at.after) + 1
+	n := 0
+	for {
+		sel := p.src.fill(e.buf[:])
+		if len(sel) == 0 {
+			return n, nil
+		}
+		e.seen += len(sel)
+		if err := e.m.spend(len(sel) * (1 + 2*len(e.preds) + 4*len(e.words))); err != nil {
+			return 0, err
+		}
+		n += len(e.narrow(sel, &p))
 	}
-	for ; from < e.s.n; from += block {
-		to := min(from+block, e.s.n)
-		if err := e.m.spend((to - from) * (1 + len(e.preds) + 4*len(e.words))); err != nil {
-			return r, err
-		}
-		sel := e.matching(from, to)
-		total += len(sel)
-		if e.at.resume {
-			for len(sel) > 0 && sel[0] <= e.at.after {
-				sel = sel[1:]
-			}
-		}
-		if skip >= len(sel) {
-			skip -= len(sel)
-			continue
-		}
-		sel = sel[skip:]
-		skip = 0
-		take := min(len(sel), e.q.Limit-len(r.rows))
-		r.rows = append(r.rows, sel[:take]...)
-		if take < len(sel) {
-			r.more = true
-			if !e.q.Count {
-				break
-			}
-		}
-	}
-	if e.q.Count {
-		r.count = total
-	}
-	return r, nil
 }
 
 // compare orders two rows by the sort keys, and by row number in the direction
@@ -213,36 +232,4 @@ func (e *execution) compare(a, b uint32) int {
 		return cmp.Compare(b, a)
 	}
 	return cmp.Compare(a, b)
-}
-
-// sorted collects all matching rows behind the page's start and puts them in
-// order.
-func (e *execution) sorted() (result, error) {
-	r := result{count: -1}
-	var rows []uint32
-	total := 0
-	for from := 0; from < e.s.n; from += block {
-		to := min(from+block, e.s.n)
-		if err := e.m.spend((to - from) * (8 + len(e.preds) + 4*len(e.words))); err != nil {
-			return r, err
-		}
-		sel := e.matching(from, to)
-		total += len(sel)
-		for _, row := range sel {
-			if !e.at.resume || e.compare(row, e.at.after) > 0 {
-				rows = append(rows, row)
-			}
-		}
-	}
-	slices.SortFunc(rows, e.compare)
-	if err := e.m.sample(); err != nil {
-		return r, err
-	}
-	rows = rows[min(e.at.offset, len(rows)):]
-	r.rows = rows[:min(e.q.Limit, len(rows))]
-	r.more = len(rows) > len(r.rows)
-	if e.q.Count {
-		r.count = total
-	}
-	return r, nil
 }

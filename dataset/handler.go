@@ -309,7 +309,9 @@ func (h *Handler) answer(ctx context.Context, p *planned, buf []byte, cpu time.D
 func (h *Handler) list(ctx context.Context, p *planned, b []byte, cpu time.Duration) (answered, error) {
 	a := answered{cache: "private"}
 	q, s := p.query, p.seg
-	r, err := s.run(ctx, q, p.at, cpu)
+	e := executions.Get().(*execution)
+	defer e.close()
+	r, err := e.run(ctx, s, q, p.at, cpu)
 	if err != nil {
 		return a, err
 	}

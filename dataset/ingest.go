@@ -255,6 +255,7 @@ type builder struct {
 	types   []Type
 	schema  *Schema
 	sorted  []bool
+	words   *indexer
 	w       *segmentWriter
 	keyCol  int
 	mustKey bool
@@ -264,7 +265,7 @@ func (b *builder) build() error {
 	if err := b.rows(); err != nil {
 		return err
 	}
-	b.sorted = make([]bool, len(b.types))
+	b.sorted, b.words = make([]bool, len(b.types)), newIndexer()
 	for i, t := range b.types {
 		if err := b.ctx.Err(); err != nil {
 			return err
@@ -280,6 +281,7 @@ func (b *builder) build() error {
 		}
 		b.table.cols[i] = nil
 	}
+	b.words.write(b.w, b.table.rows)
 	if b.keyCol >= 0 {
 		b.schema.Key = b.schema.Columns[b.keyCol].Name
 	}
@@ -424,6 +426,9 @@ func (b *builder) text(i int) error {
 	}
 	b.codes(i, codes, len(values))
 	b.dictionary(i, values)
+	if len(b.schema.Search) == 0 || slices.Contains(b.schema.Search, col.Name) {
+		b.words.add(values, codes)
+	}
 	if b.sorted[i] {
 		put(b.w, secPerm, i, permuteCodes(codes, len(values)+1))
 	}

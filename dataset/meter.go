@@ -19,6 +19,7 @@ type meter struct {
 	steps  int
 	start  time.Duration
 	locked bool
+	err    error // once it has been stopped
 }
 
 // sampleSteps take 5 to 50 µs, whichever the steps are; what ran before the
@@ -28,13 +29,20 @@ const sampleSteps = 8192
 // spend counts n steps. Its error is the context's, or cpu_limit.
 func (m *meter) spend(n int) error {
 	if m.steps += n; m.steps < sampleSteps {
-		return nil
+		return m.err
 	}
 	return m.sample()
 }
 
 func (m *meter) sample() error {
 	m.steps = 0
+	if m.err == nil {
+		m.err = m.check()
+	}
+	return m.err
+}
+
+func (m *meter) check() error {
 	if err := m.ctx.Err(); err != nil {
 		return err
 	}

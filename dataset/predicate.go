@@ -1,7 +1,6 @@
 package dataset
 
 import (
-	"bytes"
 	"math"
 	"slices"
 	"strings"
@@ -16,7 +15,13 @@ type predicate struct {
 	set    []uint64 // bits of codes
 	list   []int64  // in order
 	not    bool     // the ordinals that are not null and outside
+	lazy   *Filter  // tests the text of each row; for dictionaries too large to try
+	m      *meter   // that lazy tests are charged to
 }
+
+// lazyAbove is the size of a dictionary from which on its values are tested as
+// rows come, rather than all before the first.
+const lazyAbove = 1 << 14
 
 // nullOrdinal is the ordinal of null in c, below that of every value.
 func (c *column) nullOrdinal() int64 {
@@ -31,6 +36,13 @@ func (p *predicate) test(row uint32) bool {
 	n := p.c.ordinal(row)
 	in := false
 	switch {
+	case p.lazy != nil:
+		if n == 0 || p.m.err != nil {
+			return false
+		}
+		v := p.c.text(n)
+		_ = p.m.spend(1 + len(v)/32) // kept, and returned by the next one
+		in = p.lazy.matches(v)
 	case p.set != nil:
 		in = p.set[n>>6]>>(n&63)&1 == 1
 	case p.list != nil:
@@ -167,54 +179,54 @@ func (p *predicate) sortedText(f *Filter) {
 	}
 }
 
-// anyText tries every value of the dictionary.
+// anyText tries every value of the dictionary, or leaves that for later.
 func (p *predicate) anyText(f *Filter, m *meter) error {
 	c := p.c
+	if c.distinct() > lazyAbove {
+		p.lazy, p.m = f, m
+		return nil
+	}
 	p.set = make([]uint64, (c.distinct()+64)/64)
-	arg := []byte(f.text())
 	for code := int64(1); code <= int64(c.distinct()); code++ {
 		v := c.text(code)
-		if err := m.spend(1 + len(v)/64); err != nil {
+		if err := m.spend(1 + len(v)/32); err != nil {
 			return err
 		}
-		ok := false
-		switch f.Op {
-		case Contains:
-			ok = bytes.Contains(v, arg)
-		case Prefix:
-			ok = bytes.HasPrefix(v, arg)
-		case Eq, Ne:
-			ok = bytes.Equal(v, arg)
-		case In, Nin:
-			_, ok = slices.BinarySearchFunc(f.Args, str(v), func(a Value, s string) int { return strings.Compare(a.Text, s) })
-		case Gt:
-			ok = bytes.Compare(v, arg) > 0
-		case Gte:
-			ok = bytes.Compare(v, arg) >= 0
-		case Lt:
-			ok = bytes.Compare(v, arg) < 0
-		case Lte:
-			ok = bytes.Compare(v, arg) <= 0
-		}
-		if ok {
+		if f.matches(v) {
 			p.set[code>>6] |= 1 << (code & 63)
 		}
 	}
 	return nil
 }
 
-// text is the text that f compares with, "" for lists.
-func (f *Filter) text() string {
+// matches holds a text against f; what ne and nin leave out matches here.
+func (f *Filter) matches(v []byte) bool {
 	if f.Op == In || f.Op == Nin {
-		return ""
+		_, ok := slices.BinarySearchFunc(f.Args, str(v), func(a Value, s string) int { return strings.Compare(a.Text, s) })
+		return ok
 	}
-	return f.Args[0].Text
+	arg := f.Args[0].Text
+	switch f.Op {
+	case Contains:
+		return strings.Contains(str(v), arg)
+	case Prefix:
+		return strings.HasPrefix(str(v), arg)
+	case Gt:
+		return str(v) > arg
+	case Gte:
+		return str(v) >= arg
+	case Lt:
+		return str(v) < arg
+	case Lte:
+		return str(v) <= arg
+	}
+	return str(v) == arg
 }
 
 // narrow keeps those rows of a selection that meet p. The loops are written
 // out by width, as this is where a scan's time goes.
 func (p *predicate) narrow(sel []uint32) []uint32 {
-	if p.set == nil && p.list == nil && !p.not {
+	if p.isRange() {
 		switch c := p.c; {
 		case c.values != nil:
 			return keep(sel, c.values, p.lo, p.hi)

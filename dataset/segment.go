@@ -26,15 +26,9 @@ type Segment struct {
 	rowRel  []uint32
 	cols    []column
 	key     int // column of {key}, or -1
-	search  uint128
+	words   postings
 	entry   *cached // of the Cache that opened it
 }
-
-// uint128 is a set of columns.
-type uint128 [2]uint64
-
-func (u *uint128) add(i int)     { u[i>>6] |= 1 << (i & 63) }
-func (u uint128) has(i int) bool { return u[i>>6]>>(i&63)&1 == 1 }
 
 // column is one column of a segment. A number or date has an ordinal per row;
 // bools and text a code, which is 0 for null. Codes order as values do where
@@ -222,14 +216,11 @@ func (s *Segment) assemble(l *loader) error {
 			s.key = i
 		}
 	}
-	for i := range s.cols {
-		all := len(s.schema.Search) == 0
-		for _, n := range s.schema.Search {
-			all = all || n == s.cols[i].name
-		}
-		if all && s.cols[i].typ == Text {
-			s.search.add(i)
-		}
+	w := &s.words
+	w.tokenOff, w.tokens = ints[uint32](l, secTokenOff, 0), l.bytes(secTokens, 0)
+	w.postOff, w.posts = ints[uint64](l, secPostOff, 0), ints[uint32](l, secPosts, 0)
+	if len(w.tokenOff) == 0 || len(w.postOff) != len(w.tokenOff) {
+		return corrupt("its words do not fit together")
 	}
 	return nil
 }

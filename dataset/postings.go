@@ -1,0 +1,186 @@
+package dataset
+
+import (
+	"math/bits"
+	"slices"
+)
+
+// postings say which rows contain a word, in any of the searched columns.
+type postings struct {
+	tokenOff []uint32
+	tokens   []byte
+	postOff  []uint64
+	posts    []uint32
+}
+
+func (p *postings) len() int            { return max(len(p.tokenOff)-1, 0) }
+func (p *postings) token(i int) string  { return str(p.tokens[p.tokenOff[i]:p.tokenOff[i+1]]) }
+func (p *postings) rows(i int) []uint32 { return p.posts[p.postOff[i]:p.postOff[i+1]] }
+
+// lower is the first token that is not below s.
+func (p *postings) lower(s string) int {
+	lo, hi := 0, p.len()
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if p.token(mid) < s {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// wordTest is one word of q made ready: the rows that contain it, as a list or,
+// if several tokens begin like it, as bits.
+type wordTest struct {
+	list []uint32
+	bits []uint64
+	n    int // rows
+}
+
+func (w *wordTest) test(row uint32) bool {
+	if w.bits != nil {
+		return w.bits[row>>6]>>(row&63)&1 == 1
+	}
+	_, ok := slices.BinarySearch(w.list, row)
+	return ok
+}
+
+func (w *wordTest) narrow(sel []uint32) []uint32 {
+	n := 0
+	for _, row := range sel {
+		sel[n] = row
+		if w.test(row) {
+			n++
+		}
+	}
+	return sel[:n]
+}
+
+// word finds the rows of a word. The union of a prefix is charged to m.
+func (s *Segment) word(w Word, m *meter) (wordTest, error) {
+	p := &s.words
+	from := p.lower(w.Text)
+	to := from
+	if w.Prefix {
+		to = p.len()
+		if end := after(w.Text); end != "" {
+			to = p.lower(end)
+		}
+	} else if from < p.len() && p.token(from) == w.Text {
+		to++
+	}
+	switch to - from {
+	case 0:
+		return wordTest{}, nil
+	case 1:
+		return wordTest{list: p.rows(from), n: len(p.rows(from))}, nil
+	}
+	t := wordTest{bits: make([]uint64, (s.n+63)/64)}
+	for i := from; i < to; i++ {
+		for _, row := range p.rows(i) {
+			t.bits[row>>6] |= 1 << (row & 63)
+		}
+		if err := m.spend(4 + len(p.rows(i))); err != nil {
+			return t, err
+		}
+	}
+	for _, b := range t.bits {
+		t.n += bits.OnesCount64(b)
+	}
+	return t, nil
+}
+
+// indexer gathers the words of a file while its text columns are written.
+type indexer struct {
+	dict  *dict
+	arena []byte // of the words' bytes; grows by blocks, as dict keeps slices of it
+	cols  []indexedColumn
+	buf   []byte
+}
+
+// indexedColumn has the words of each code of a column, and the code of each row.
+type indexedColumn struct {
+	codes []uint32
+	off   []uint32 // into ids, by code
+	ids   []uint32
+}
+
+func newIndexer() *indexer { return &indexer{dict: newDict()} }
+
+// add takes the dictionary and the codes of a column; code 0 is null.
+func (x *indexer) add(values [][]byte, codes []uint32) {
+	c := indexedColumn{codes: codes, off: make([]uint32, 2, len(values)+2)}
+	for _, v := range values {
+		from := len(c.ids)
+		x.buf = words(v, x.buf, func(w []byte, _ bool) {
+			id := x.id(w)
+			if !slices.Contains(c.ids[from:], id) || len(c.ids)-from > 64 {
+				c.ids = append(c.ids, id)
+			}
+		})
+		c.off = append(c.off, uint32(len(c.ids)))
+	}
+	x.cols = append(x.cols, c)
+}
+
+func (x *indexer) id(w []byte) uint32 {
+	if id, ok := x.dict.find(w); ok {
+		return id
+	}
+	if len(x.arena)+len(w) > cap(x.arena) {
+		x.arena = make([]byte, 0, max(1<<16, len(w)))
+	}
+	from := len(x.arena)
+	x.arena = append(x.arena, w...)
+	return x.dict.id(x.arena[from:len(x.arena):len(x.arena)])
+}
+
+// write counts the rows of each word, then puts them in place, in the order of
+// the words; a row counts once however often it has the word.
+func (x *indexer) write(w *segmentWriter, rows int) {
+	sorted, rank := x.dict.order()
+	last := make([]uint32, len(sorted))
+	next := make([]uint64, len(sorted)+1)
+	each := func(f func(token, row uint32)) {
+		clear(last)
+		for row := range uint32(rows) {
+			for i := range x.cols {
+				c := &x.cols[i]
+				code := c.codes[row]
+				for _, id := range c.ids[c.off[code]:c.off[code+1]] {
+					if last[id] != row+1 {
+						last[id] = row + 1
+						f(id, row)
+					}
+				}
+			}
+		}
+	}
+	for i := range x.cols {
+		for k, id := range x.cols[i].ids {
+			x.cols[i].ids[k] = rank[id]
+		}
+	}
+	each(func(token, _ uint32) { next[token+1]++ })
+	for i := range sorted {
+		next[i+1] += next[i]
+	}
+	put(w, secPostOff, 0, next)
+	posts := make([]uint32, next[len(sorted)])
+	each(func(token, row uint32) {
+		posts[next[token]] = row
+		next[token]++
+	})
+	x.cols = nil
+	put(w, secPosts, 0, posts)
+	offs := make([]uint32, len(sorted)+1)
+	var all []byte
+	for i, t := range sorted {
+		all = append(all, t...)
+		offs[i+1] = uint32(len(all))
+	}
+	put(w, secTokenOff, 0, offs)
+	put(w, secTokens, 0, all)
+}
