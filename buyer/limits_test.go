@@ -80,6 +80,7 @@ func TestTheDayLimitHoldsAmongProcesses(t *testing.T) {
 // TestSpendingIsCountedOnceAndGivenBackOnce compares the wallet with a plain
 // account, through payments, endings, crashes between any two writes, and days.
 func TestSpendingIsCountedOnceAndGivenBackOnce(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(scratch(), "wallet")
 		if err != nil {
