@@ -93,6 +93,7 @@ func TestOneAuthorizationIsSettledOnceHoweverManyAsk(t *testing.T) {
 }
 
 func TestManyPaymentsAtOnceGetNoncesWithoutGaps(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	const n = 60 // more than may be in flight
 	var rows []ledger.Payment
@@ -237,11 +238,25 @@ func TestACancelledAuthorizationIsNotCharged(t *testing.T) {
 	}
 }
 
-// stranger is an account with ether.
+// stranger is an account with ether, which the pool knows of too: a moment
+// after the block it may not.
 func (w *world) stranger() *chain.Key {
+	w.Helper()
 	k := w.key()
 	w.fund(k, 0)
-	return k
+	to := k.Address()
+	for range 100 {
+		_, err := w.node.Transact(context.WithoutCancel(w.Context()), k, chain.Call{To: &to, Gas: 21_000})
+		if err == nil {
+			return k
+		}
+		if clawr.CodeOf(err) != clawr.CodeUnfunded {
+			w.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	w.Fatal("the pool does not see the stranger's ether")
+	return nil
 }
 
 // submitAs has k carry p out.

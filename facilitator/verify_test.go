@@ -275,6 +275,7 @@ func (w *world) hostileTerms(mode int64) x402.Requirements {
 
 // What a token does in a transaction is not what it did when it was asked.
 func TestMustPass13HostileTokens(t *testing.T) {
+	t.Parallel()
 	const ( // of Hostile.sol
 		honest = iota
 		burn
@@ -362,6 +363,7 @@ func (w *world) wallet(mode int64) (x402.Authorization, x402.Requirements) {
 }
 
 func TestMustPass13ContractPayersAreAskedStrictly(t *testing.T) {
+	t.Parallel()
 	for mode, name := range []string{"magic", "no", "true", "at the wrong end", "short", "dirty", "reverts", "burns gas", "empty", "bomb"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

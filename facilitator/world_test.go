@@ -266,8 +266,7 @@ func (w *world) hostile(name string, args ...common.Hash) string {
 	for _, a := range args {
 		params = append(params, a[:]...)
 	}
-	k := w.key()
-	w.fund(k, 0)
+	k := w.stranger()
 	at, err := devchain.Deploy(w.Context(), w.node.Client, k, &devchain.Artifact{Contract: name, Bytecode: code}, params...)
 	w.ok(err)
 	return x402.Lower(at)
