@@ -15,7 +15,7 @@ import (
 
 	"github.com/402claw/clawr"
 	"github.com/pressly/goose/v3"
-	"modernc.org/sqlite"
+	_ "modernc.org/sqlite" // the driver
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -26,7 +26,8 @@ const oldest = "3.51.3"
 // sqliteDB is the embedded engine: one file, one writer, many readers.
 type sqliteDB struct {
 	*writer
-	writing *sql.DB // one connection, the writer's
+	writing *sql.DB
+	conn    *sql.Conn // the only one of writing, the writer's
 	reading *sql.DB
 	reads   *prepared
 }
@@ -67,11 +68,10 @@ func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteD
 	d.reading.SetMaxOpenConns(readers)
 	d.reading.SetMaxIdleConns(readers)
 	d.reads = &prepared{db: d.reading}
-	conn, err := d.writing.Conn(ctx)
-	if err != nil {
+	if d.conn, err = d.writing.Conn(ctx); err != nil {
 		return nil, err
 	}
-	d.writer = newWriter(&prepared{db: conn}, fatal)
+	d.writer = newWriter(&prepared{db: d.conn}, fatal)
 	return d, nil
 }
 
@@ -89,18 +89,26 @@ func sqliteDSN(path string, pragmas ...string) string {
 func checkSQLite(ctx context.Context, db *sql.DB) error {
 	var version, mode string
 	if err := db.QueryRowContext(ctx, `SELECT sqlite_version()`).Scan(&version); err != nil {
-		return err
+		return notDatabase(err)
 	}
 	if !atLeast(version, oldest) {
 		return &clawr.Error{Code: clawr.CodeInternal, Message: "SQLite " + version + " can lose committed transactions", Fix: "build clawr with SQLite " + oldest + " or later"}
 	}
 	if err := db.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode); err != nil {
-		return err
+		return notDatabase(err)
 	}
 	if mode != "wal" {
 		return &clawr.Error{Code: clawr.CodeFile, Param: "data", Message: "the database's file system has no shared memory, which the write-ahead log needs", Fix: "use a local disk"}
 	}
 	return nil
+}
+
+// notDatabase tells of a file that SQLite cannot read.
+func notDatabase(err error) error {
+	if sqliteCode(err) == sqlite3.SQLITE_NOTADB {
+		return &clawr.Error{Code: clawr.CodeFile, Param: "data", Message: "the file is not a database", Fix: "choose another --data", Err: err}
+	}
+	return err
 }
 
 // atLeast compares versions such as 3.51.3 by number.
@@ -134,10 +142,8 @@ func (d *sqliteDB) shut() error {
 	if d.reading != nil {
 		errs = append(errs, d.reading.Close())
 	}
-	if d.writer != nil {
-		if c, ok := d.writer.conn.db.(*sql.Conn); ok {
-			errs = append(errs, c.Close())
-		}
+	if d.conn != nil {
+		errs = append(errs, d.conn.Close())
 	}
 	if d.writing != nil {
 		errs = append(errs, d.writing.Close())
@@ -154,10 +160,16 @@ func (d *sqliteDB) soleOwner() bool                             { return true }
 
 // sqliteCode is err's extended result code, 0 if it is not SQLite's.
 func sqliteCode(err error) int {
-	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+	if e, ok := errors.AsType[coded](err); ok {
 		return e.Code()
 	}
 	return 0
+}
+
+// coded is *sqlite.Error, which cannot be made by hand, and what tests make.
+type coded interface {
+	error
+	Code() int
 }
 
 // brokenPromise reports whether err means that data which the kernel had

@@ -19,6 +19,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,14 +50,16 @@ type DB struct {
 	log       *slog.Logger
 	failpoint func(name string)
 	arrival   atomic.Int64 // the last usage_events.seq given out
+	closing   sync.Once
 }
 
 // engine is what differs between the two databases.
 type engine interface {
 	// write runs fn in a transaction of its own and returns its error, or nil
-	// once everything fn did is durable. fn may run several times, and must
-	// leave no trace in variables when it fails; again is true once an earlier
-	// run may have been committed after all.
+	// once everything fn did is durable. fn may run several times, so it must
+	// leave no trace in variables when it fails, and it must end at its first
+	// error, after which the transaction may be gone. again is true once an
+	// earlier run may have been committed after all.
 	write(ctx context.Context, fn transaction) error
 	// reader answers queries outside any transaction, each from one snapshot.
 	reader() querier
@@ -114,8 +117,12 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 }
 
 // Close waits for what was begun and closes the database. Writes that come
-// later are refused.
-func (db *DB) Close() error { return db.close() }
+// later are refused. Closing it again does nothing.
+func (db *DB) Close() error {
+	var err error
+	db.closing.Do(func() { err = db.close() })
+	return err
+}
 
 // Node names this process.
 func (db *DB) Node() string { return db.node }

@@ -20,7 +20,7 @@ const maxBatch = 128
 // them all. Each runs inside a savepoint, so that one that is refused takes
 // nothing of its neighbours with it.
 type writer struct {
-	conn  *prepared
+	conn  querier // one connection
 	fatal func(error)
 	jobs  chan *job
 	done  chan struct{} // closed when the last job was answered
@@ -38,7 +38,7 @@ type job struct {
 	ready chan struct{}
 }
 
-func newWriter(conn *prepared, fatal func(error)) *writer {
+func newWriter(conn querier, fatal func(error)) *writer {
 	w := &writer{conn: conn, fatal: fatal, jobs: make(chan *job, maxBatch), done: make(chan struct{})}
 	go w.loop()
 	return w

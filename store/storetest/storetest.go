@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"SoldOrSettledElsewhere", soldOrSettledElsewhere},
 		{"CallersLeave", callersLeave},
 		{"EveryMove", everyMove},
+		{"RandomHistories", randomHistories},
 		{"DeploysAreVersions", deploysAreVersions},
 		{"StatusAndRollback", statusAndRollback},
 		{"HostsHaveOneTenant", hostsHaveOneTenant},
@@ -160,9 +162,14 @@ func answer() ledger.Answer {
 		SHA256: hash(string(body)), Len: int64(len(body)), Expires: time.UnixMicro(1_900_000_000_000_000).UTC()}
 }
 
-// event is what the dispatcher knows when the work of p is done.
+// event is what the dispatcher knows when the work of p is done. Each payment
+// has a second of its own.
 func event(p ledger.Payment) usage.Event {
-	return usage.Event{Time: time.UnixMicro(1_700_000_000_000_000).UTC(), RequestID: "req_" + p.ID[4:], TenantID: p.TenantID, PaymentID: p.ID, API: "acme",
+	n, err := strconv.ParseInt(p.ID[4:], 16, 64)
+	if err != nil {
+		panic(err)
+	}
+	return usage.Event{Time: time.Unix(1_700_000_000+n, 0).UTC(), RequestID: "req_" + p.ID[4:], TenantID: p.TenantID, PaymentID: p.ID, API: "acme",
 		Endpoint: p.Route, Owner: "@ann", Directory: "APIs", Caller: "c0ffee", Status: 200, Latency: 1500 * time.Microsecond, Price: 1000, Units: 1,
 		BytesOut: 11, Lifecycle: usage.Success, Countable: true}
 }

@@ -1,0 +1,251 @@
+package store_test
+
+import (
+	"database/sql"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/store"
+	"github.com/402claw/clawr/store/storetest"
+	"github.com/402claw/clawr/usage"
+	_ "github.com/jackc/pgx/v5/stdlib"
+)
+
+// onBoth runs a test on both engines: with the options of an empty database,
+// and a connection of the test's own to it.
+func onBoth(t *testing.T, test func(t *testing.T, o store.Options, raw *sql.DB)) {
+	run := func(name, driver string, options func(t *testing.T) (store.Options, string)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o, source := options(t)
+			raw, err := sql.Open(driver, source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { raw.Close() })
+			test(t, o, raw)
+		})
+	}
+	run("SQLite", "sqlite", func(t *testing.T) (store.Options, string) {
+		path := filepath.Join(t.TempDir(), "clawr.db")
+		return store.Options{Path: path}, "file:" + path + "?_pragma=busy_timeout(10000)"
+	})
+	run("Postgres", "pgx", func(t *testing.T) (store.Options, string) {
+		url := storetest.Postgres(t)
+		return store.Options{URL: url}, url
+	})
+}
+
+func exec(t *testing.T, raw *sql.DB, query string, args ...any) {
+	t.Helper()
+	if _, err := raw.ExecContext(t.Context(), query, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func manifest() clawr.Manifest {
+	return clawr.Manifest{Kind: clawr.KindDataset, Owner: "ann", Price: 1000, X402: true, PayTo: "0x00000000000000000000000000000000000000bb"}
+}
+
+func wantCode(t *testing.T, err error, code clawr.Code) {
+	t.Helper()
+	if clawr.CodeOf(err) != code {
+		t.Errorf("got %v, want %s", err, code)
+	}
+}
+
+func TestReopenedDatabaseIsTheSame(t *testing.T) {
+	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
+		now := time.UnixMicro(1_700_000_000_000_000)
+		o.Now = func() time.Time { return now }
+		db := open(t, o)
+		want, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: manifest()}, "ann")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Record(t.Context(), []usage.Event{{Time: now, RequestID: "1", API: "a"}, {Time: now, RequestID: "2", API: "a"}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, db.SetOwner(t.Context(), "ann", "Ann", ""), clawr.CodeOverloaded)
+
+		now = now.Add(-time.Hour) // the clock went back; the order of arrival must not
+		db = open(t, o)
+		got, err := db.TenantVersion(t.Context(), want.ID, 1)
+		if err != nil || got.Slug != "acme" || !got.Created.Equal(want.Created) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if err := db.Record(t.Context(), []usage.Event{{Time: now, RequestID: "3", API: "a"}}); err != nil {
+			t.Fatal(err)
+		}
+		list, err := db.Events(t.Context(), 1)
+		if err != nil || list[0].RequestID != "3" {
+			t.Errorf("the last event to arrive is %+v, %v", list, err)
+		}
+	})
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
+		if err := open(t, o).Close(); err != nil {
+			t.Fatal(err)
+		}
+		exec(t, raw, `INSERT INTO goose_db_version(version_id, is_applied) VALUES (4000, TRUE)`)
+		_, err := store.Open(t.Context(), o)
+		wantCode(t, err, clawr.CodeConflict)
+	})
+}
+
+// TestNodesMayStartTogether opens one empty database from several nodes.
+func TestNodesMayStartTogether(t *testing.T) {
+	o := store.Options{URL: storetest.Postgres(t)}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			db, err := store.Open(t.Context(), o)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "notes.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("not a database\n", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		o    store.Options
+		code clawr.Code
+	}{
+		"nothing":           {store.Options{}, clawr.CodeUsage},
+		"two databases":     {store.Options{Path: text, URL: "postgres://localhost/x"}, clawr.CodeUsage},
+		"no directory":      {store.Options{Path: filepath.Join(dir, "none", "clawr.db")}, clawr.CodeFile},
+		"a directory":       {store.Options{Path: dir}, clawr.CodeFile},
+		"another file":      {store.Options{Path: text}, clawr.CodeFile},
+		"not a URL":         {store.Options{URL: "postgres://localhost:port/x"}, clawr.CodeUsage},
+		"nobody is there":   {store.Options{URL: "postgres://127.0.0.1:1/x?connect_timeout=2"}, clawr.CodeUnreachable},
+		"password in a URL": {store.Options{URL: "postgres://u:hunter2@127.0.0.1:port/x"}, clawr.CodeUsage},
+	} {
+		db, err := store.Open(t.Context(), c.o)
+		if err == nil {
+			db.Close()
+		}
+		if clawr.CodeOf(err) != c.code {
+			t.Errorf("%s: %v, want %s", name, err, c.code)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the error shows the password: %v", name, err)
+		}
+	}
+	if b, _ := os.ReadFile(text); !strings.HasPrefix(string(b), "not a database") {
+		t.Error("a file that is no database was changed")
+	}
+}
+
+func TestDatabaseIsPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "with ?strange#name%20.db")
+	db := open(t, store.Options{Path: path})
+	if err := db.SetOwner(t.Context(), "ann", "Ann", ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, path + "-wal", path + "-shm"} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", filepath.Base(name), info.Mode().Perm())
+		}
+	}
+}
+
+func TestOnePayToOneLedger(t *testing.T) {
+	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
+		db := open(t, o)
+		m := manifest()
+		exec(t, raw, `INSERT INTO ledger_homes(pay_to, home) VALUES ($1, 'edge')`, m.PayTo)
+		_, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: m}, "ann")
+		wantCode(t, err, clawr.CodeLedgerHome)
+		if list, err := db.Tenants(t.Context()); len(list) != 0 || err != nil {
+			t.Errorf("refused, but there: %+v, %v", list, err)
+		}
+		m.X402, m.PayTo = false, ""
+		if _, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: m}, "ann"); err != nil {
+			t.Errorf("a free tenant needs no payTo: %v", err)
+		}
+	})
+}
+
+// TestAuditChain checks that every change of the directory is in the chain
+// once, and that no row can be changed or left out without its being seen.
+func TestAuditChain(t *testing.T) {
+	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
+		db := open(t, o)
+		m := manifest()
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				m := m
+				m.Price = clawr.Amount(i)
+				if _, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: m}, "ann"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if _, err := db.Rollback(t.Context(), "acme", 0, "bob \"the\" builder"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.SetStatus(t.Context(), "acme", clawr.StatusPaused, "eve"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := db.CheckAudit(t.Context()); n != 10 || err != nil {
+			t.Errorf("%d rows, %v; want 10", n, err)
+		}
+		exec(t, raw, `UPDATE audit_log SET actor = 'mallory' WHERE seq = 4`)
+		if n, err := db.CheckAudit(t.Context()); n != 3 || err == nil {
+			t.Errorf("a changed row was not seen: %d, %v", n, err)
+		}
+		exec(t, raw, `UPDATE audit_log SET actor = 'ann' WHERE seq = 4`)
+		exec(t, raw, `DELETE FROM audit_log WHERE seq = 7`)
+		if n, err := db.CheckAudit(t.Context()); n != 6 || err == nil {
+			t.Errorf("a missing row was not seen: %d, %v", n, err)
+		}
+	})
+}
+
+// TestFailedWorkOwesARefund looks at the row that Fail leaves.
+func TestFailedWorkOwesARefund(t *testing.T) {
+	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
+		db := open(t, o)
+		p := reserve(t, db, 1, ledger.SettleFirst)
+		must(t, db.Submit(t.Context(), p.ID, 1, "https://facilitator.example.com"))
+		must(t, db.Paid(t.Context(), p.Key, ledger.Evidence{Tx: "0x1", BlockNumber: 1, BlockHash: "0x2"}))
+		must(t, db.Start(t.Context(), p.ID, 1))
+		must(t, db.Fail(t.Context(), p.ID, 1, clawr.CodeWorkerFailure))
+		var amount int64
+		var state, reason string
+		if err := raw.QueryRowContext(t.Context(), `SELECT amount, state, reason FROM refunds WHERE payment_id = $1`, p.ID).Scan(&amount, &state, &reason); err != nil {
+			t.Fatal(err)
+		}
+		if amount != p.Amount || state != "due" || reason != string(clawr.CodeWorkerFailure) {
+			t.Errorf("refund of %d is %s because of %s", amount, state, reason)
+		}
+	})
+}
