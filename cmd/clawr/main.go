@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/buyer"
 )
 
 func main() {
@@ -131,7 +132,7 @@ func exitCode(err error) int {
 		return exitNotFound
 	case clawr.CodeHostTaken, clawr.CodeConflict, clawr.CodeLedgerHome, clawr.CodeLocked:
 		return exitConflict
-	case clawr.CodeQuoteOverLimit:
+	case clawr.CodeQuoteOverLimit, buyer.CodeQuoteRefused:
 		return exitRefused
 	case clawr.CodePaymentRejected:
 		return exitRejected
