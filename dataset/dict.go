@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"hash/maphash"
 	"slices"
@@ -11,84 +12,179 @@ import (
 // order of appearance.
 type dict struct {
 	seed   maphash.Seed
-	slots  []uint32 // id + 1, 0 is free
-	hashes []uint32
+	slots  []slot
 	values [][]byte // into the column's cells
+	sorted [][]byte
+	sorter
 }
 
-func newDict() *dict { return &dict{seed: maphash.MakeSeed(), slots: make([]uint32, 256)} }
+// sorter is the room that sorting needs, kept from one column to the next.
+type sorter struct{ items, room []sortItem }
+
+// take gives n items and as much room.
+func (s *sorter) take(n int) (items, room []sortItem) {
+	if cap(s.items) < n {
+		s.items, s.room = make([]sortItem, n), make([]sortItem, n)
+	}
+	return s.items[:n], s.room[:n]
+}
+
+// reset forgets all values, and lets go of the cells they are in.
+func (d *dict) reset() {
+	clear(d.slots)
+	clear(d.values)
+	clear(d.sorted)
+	d.values, d.sorted = d.values[:0], d.sorted[:0]
+}
+
+// slot is a place of the hash table. The first eight bytes of a value stand in
+// it, so that a short one is found by one look at memory.
+type slot struct {
+	prefix uint64
+	hash   uint32
+	id     uint32 // + 1; 0 is free
+}
+
+func newDict() *dict { return &dict{seed: maphash.MakeSeed(), slots: make([]slot, 256)} }
 
 // id finds b, or adds it. It keeps b.
-func (d *dict) id(b []byte) uint32 {
-	h := uint32(maphash.Bytes(d.seed, b))
+func (d *dict) id(b []byte) uint32 { return d.enter(b, nil) }
+
+// enter finds b, or adds it: in a copy that keep makes, if b is not to be kept.
+func (d *dict) enter(b []byte, keep func([]byte) []byte) uint32 {
+	h, p := uint32(maphash.Bytes(d.seed, b)), prefixAt(b, 0)
 	m := uint32(len(d.slots) - 1)
 	i := h & m
-	for ; d.slots[i] != 0; i = (i + 1) & m {
-		if id := d.slots[i] - 1; d.hashes[id] == h && bytes.Equal(d.values[id], b) {
-			return id
+	for ; d.slots[i].id != 0; i = (i + 1) & m {
+		s := &d.slots[i]
+		// Values hold no NUL, so the prefix of one with less than eight bytes is
+		// that of no other.
+		if s.prefix == p && s.hash == h && (len(b) < 8 || bytes.Equal(d.values[s.id-1], b)) {
+			return s.id - 1
 		}
+	}
+	if keep != nil {
+		b = keep(b)
 	}
 	id := uint32(len(d.values))
 	d.values = append(d.values, b)
-	d.hashes = append(d.hashes, h)
-	d.slots[i] = id + 1
-	if len(d.values)*2 > len(d.slots) {
+	d.slots[i] = slot{p, h, id + 1}
+	if len(d.values)*4 > len(d.slots)*3 {
 		d.grow()
 	}
 	return id
 }
 
-// find is id without adding.
-func (d *dict) find(b []byte) (uint32, bool) {
-	h := uint32(maphash.Bytes(d.seed, b))
-	m := uint32(len(d.slots) - 1)
-	for i := h & m; d.slots[i] != 0; i = (i + 1) & m {
-		if id := d.slots[i] - 1; d.hashes[id] == h && bytes.Equal(d.values[id], b) {
-			return id, true
-		}
-	}
-	return 0, false
-}
-
 func (d *dict) grow() {
-	d.slots = make([]uint32, 2*len(d.slots))
+	old := d.slots
+	d.slots = make([]slot, 2*len(old))
 	m := uint32(len(d.slots) - 1)
-	for id, h := range d.hashes {
-		i := h & m
-		for d.slots[i] != 0 {
+	for _, s := range old {
+		if s.id == 0 {
+			continue
+		}
+		i := s.hash & m
+		for d.slots[i].id != 0 {
 			i = (i + 1) & m
 		}
-		d.slots[i] = uint32(id) + 1
+		d.slots[i] = s
 	}
 }
 
-// order sorts the values by their bytes and returns the rank of each id.
+// sortItem is a value with eight of its bytes, which decide most comparisons
+// without a look at the value.
+type sortItem struct {
+	prefix uint64
+	id     uint32
+}
+
+// order sorts the values by their bytes and returns the rank of each id. What
+// it gives is valid until the next reset.
 func (d *dict) order() (sorted [][]byte, rank []uint32) {
-	type item struct {
-		prefix uint64 // the first eight bytes, which decide nearly always
-		id     uint32
+	items, room := d.take(len(d.values))
+	for id := range items {
+		items[id].id = uint32(id)
 	}
-	items := make([]item, len(d.values))
-	for id, v := range d.values {
-		var p [8]byte
-		copy(p[:], v)
-		items[id] = item{binary.BigEndian.Uint64(p[:]), uint32(id)}
-	}
-	slices.SortFunc(items, func(a, b item) int {
-		if a.prefix != b.prefix {
-			if a.prefix < b.prefix {
-				return -1
-			}
-			return 1
-		}
-		return bytes.Compare(d.values[a.id], d.values[b.id])
-	})
-	sorted, rank = make([][]byte, len(items)), make([]uint32, len(items))
+	d.sort(items, room, 0)
+	rank = make([]uint32, len(items))
+	d.sorted = d.sorted[:0]
 	for r, it := range items {
-		sorted[r] = d.values[it.id]
+		d.sorted = append(d.sorted, d.values[it.id])
 		rank[it.id] = uint32(r)
 	}
-	return sorted, rank
+	return d.sorted, rank
+}
+
+// sort orders items whose values agree before depth: by the next eight bytes,
+// then each group that agrees in those by the eight after them. Values hold no
+// NUL, so one that ends is below one that goes on.
+func (d *dict) sort(items, room []sortItem, depth int) {
+	for i := range items {
+		items[i].prefix = prefixAt(d.values[items[i].id], depth)
+	}
+	if len(items) > 256 {
+		radix(items, room)
+	} else {
+		slices.SortFunc(items, func(a, b sortItem) int { return cmp.Compare(a.prefix, b.prefix) })
+	}
+	for from := 0; from < len(items); {
+		to := from + 1
+		for to < len(items) && items[to].prefix == items[from].prefix {
+			to++
+		}
+		if to-from > 1 {
+			d.sort(items[from:to], room[from:to], depth+8)
+		}
+		from = to
+	}
+}
+
+// prefixAt is eight bytes of v from depth on, filled up with zeros.
+func prefixAt(v []byte, depth int) uint64 {
+	if len(v) >= depth+8 {
+		return binary.BigEndian.Uint64(v[depth:])
+	}
+	n := uint64(0)
+	for i := depth; i < depth+8; i++ {
+		n <<= 8
+		if i < len(v) {
+			n |= uint64(v[i])
+		}
+	}
+	return n
+}
+
+// radix sorts items by prefix and keeps the order of equal ones. It skips the
+// digits in which all agree.
+func radix(items, room []sortItem) {
+	const bits, size = 11, 1 << 11
+	var differ uint64
+	for i := range items {
+		differ |= items[i].prefix ^ items[0].prefix
+	}
+	from, to := items, room
+	for shift := 0; shift < 64; shift += bits {
+		if differ>>shift&(size-1) == 0 {
+			continue
+		}
+		var starts [size]uint32
+		for i := range from {
+			starts[from[i].prefix>>shift&(size-1)]++
+		}
+		sum := uint32(0)
+		for d := range starts {
+			starts[d], sum = sum, sum+starts[d]
+		}
+		for _, it := range from {
+			d := it.prefix >> shift & (size - 1)
+			to[starts[d]] = it
+			starts[d]++
+		}
+		from, to = to, from
+	}
+	if len(items) > 0 && &from[0] != &items[0] {
+		copy(items, from)
+	}
 }
 
 // permuteCodes gives the rows in order of small codes below n: a counting sort.
@@ -108,43 +204,16 @@ func permuteCodes(codes []uint32, n int) []uint32 {
 	return perm
 }
 
-// permute gives the rows in order of value, ties in row order: a radix sort
-// that skips the digits in which all values agree.
-func permute(values []int64) []uint32 {
-	type item struct {
-		key uint64
-		row uint32
-	}
-	const bits, size = 11, 1 << 11
-	from, to := make([]item, len(values)), make([]item, len(values))
-	var differ uint64
+// permute gives the rows in order of value, ties in row order.
+func (s *sorter) permute(values []int64) []uint32 {
+	items, room := s.take(len(values))
 	for i, v := range values {
-		k := uint64(v) ^ 1<<63
-		from[i] = item{k, uint32(i)}
-		differ |= k ^ from[0].key
+		items[i] = sortItem{uint64(v) ^ 1<<63, uint32(i)}
 	}
-	for shift := 0; shift < 64; shift += bits {
-		if differ>>shift&(size-1) == 0 {
-			continue
-		}
-		var starts [size]uint32
-		for i := range from {
-			starts[from[i].key>>shift&(size-1)]++
-		}
-		sum := uint32(0)
-		for d := range starts {
-			starts[d], sum = sum, sum+starts[d]
-		}
-		for _, it := range from {
-			d := it.key >> shift & (size - 1)
-			to[starts[d]] = it
-			starts[d]++
-		}
-		from, to = to, from
-	}
-	perm := make([]uint32, len(from))
-	for i, it := range from {
-		perm[i] = it.row
+	radix(items, room)
+	perm := make([]uint32, len(values))
+	for i, it := range items {
+		perm[i] = it.id
 	}
 	return perm
 }

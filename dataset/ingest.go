@@ -256,6 +256,8 @@ type builder struct {
 	schema  *Schema
 	sorted  []bool
 	words   *indexer
+	dict    *dict   // room for one column after the other
+	values  []int64 // likewise
 	w       *segmentWriter
 	keyCol  int
 	mustKey bool
@@ -265,7 +267,7 @@ func (b *builder) build() error {
 	if err := b.rows(); err != nil {
 		return err
 	}
-	b.sorted, b.words = make([]bool, len(b.types)), newIndexer()
+	b.sorted, b.words, b.dict = make([]bool, len(b.types)), newIndexer(), newDict()
 	for i, t := range b.types {
 		if err := b.ctx.Err(); err != nil {
 			return err
@@ -280,7 +282,9 @@ func (b *builder) build() error {
 			return err
 		}
 		b.table.cols[i] = nil
+		b.dict.reset()
 	}
+	b.dict = nil
 	b.words.write(b.w, b.table.rows)
 	if b.keyCol >= 0 {
 		b.schema.Key = b.schema.Columns[b.keyCol].Name
@@ -349,7 +353,10 @@ func writeFailed(err error) error {
 func (b *builder) numbers(i int) error {
 	col, t := &b.schema.Columns[i], b.types[i]
 	r := b.table.cols[i].reader()
-	values := make([]int64, b.table.rows)
+	if b.values == nil {
+		b.values = make([]int64, b.table.rows)
+	}
+	values := b.values
 	for row := range values {
 		cell, null := r.next()
 		if null || len(cell) == 0 {
@@ -368,7 +375,7 @@ func (b *builder) numbers(i int) error {
 		perm = permuteCodes(codes, 3)
 		put(b.w, secCodes, i, small)
 	} else {
-		perm = permute(values)
+		perm = b.dict.permute(values)
 		put(b.w, secValues, i, values)
 	}
 	put(b.w, secPerm, i, perm)
@@ -402,7 +409,7 @@ func (b *builder) numbers(i int) error {
 func (b *builder) text(i int) error {
 	c, col := b.table.cols[i], &b.schema.Columns[i]
 	r := c.reader()
-	d := newDict()
+	d := b.dict
 	codes := make([]uint32, b.table.rows)
 	for row := range codes {
 		cell, null := r.next()

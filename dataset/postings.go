@@ -125,62 +125,97 @@ func (x *indexer) add(values [][]byte, codes []uint32) {
 	x.cols = append(x.cols, c)
 }
 
-func (x *indexer) id(w []byte) uint32 {
-	if id, ok := x.dict.find(w); ok {
-		return id
-	}
+func (x *indexer) id(w []byte) uint32 { return x.dict.enter(w, x.keep) }
+
+// keep copies a word to where it stays.
+func (x *indexer) keep(w []byte) []byte {
 	if len(x.arena)+len(w) > cap(x.arena) {
 		x.arena = make([]byte, 0, max(1<<16, len(w)))
 	}
 	from := len(x.arena)
 	x.arena = append(x.arena, w...)
-	return x.dict.id(x.arena[from:len(x.arena):len(x.arena)])
+	return x.arena[from:len(x.arena):len(x.arena)]
 }
 
-// write counts the rows of each word, then puts them in place, in the order of
-// the words; a row counts once however often it has the word.
-func (x *indexer) write(w *segmentWriter, rows int) {
-	sorted, rank := x.dict.order()
-	last := make([]uint32, len(sorted))
-	next := make([]uint64, len(sorted)+1)
-	each := func(f func(token, row uint32)) {
-		clear(last)
-		for row := range uint32(rows) {
-			for i := range x.cols {
-				c := &x.cols[i]
-				code := c.codes[row]
-				for _, id := range c.ids[c.off[code]:c.off[code+1]] {
-					if last[id] != row+1 {
-						last[id] = row + 1
-						f(id, row)
-					}
-				}
+// tokenState is what is known of a word while its rows are put down; it is kept
+// together, as each look at it is a miss of the cache.
+type tokenState struct {
+	last uint32 // row + 1 that had it last
+	next uint32 // where its next row goes
+	end  uint32 // of its room
+}
+
+// room makes room for the rows of each word: as many as there are rows with a
+// code that has the word, in any column.
+func (x *indexer) room(words int) (state []tokenState, total uint32) {
+	state = make([]tokenState, words)
+	for i := range x.cols {
+		c := &x.cols[i]
+		freq := make([]uint32, len(c.off)-1)
+		for _, code := range c.codes {
+			freq[code]++
+		}
+		for code, n := range freq {
+			for _, id := range c.ids[c.off[code]:c.off[code+1]] {
+				state[id].end += n
 			}
 		}
 	}
+	for i := range state {
+		state[i].next = total
+		total += state[i].end
+		state[i].end = total
+	}
+	return state, total
+}
+
+// write puts down the rows of each word, in the order of the words; a row counts
+// once however often it has the word. A file of at most 1 GB has fewer than
+// 2^32 words.
+func (x *indexer) write(w *segmentWriter, rows int) {
+	sorted, rank := x.dict.order()
+	x.dict.slots, x.dict.values, x.dict.sorter = nil, nil, sorter{}
 	for i := range x.cols {
 		for k, id := range x.cols[i].ids {
 			x.cols[i].ids[k] = rank[id]
 		}
 	}
-	each(func(token, _ uint32) { next[token+1]++ })
-	for i := range sorted {
-		next[i+1] += next[i]
-	}
-	put(w, secPostOff, 0, next)
-	posts := make([]uint32, next[len(sorted)])
-	each(func(token, row uint32) {
-		posts[next[token]] = row
-		next[token]++
-	})
+	state, total := x.room(len(sorted))
+	posts := make([]uint32, total)
+	x.each(rows, state, posts)
 	x.cols = nil
-	put(w, secPosts, 0, posts)
-	offs := make([]uint32, len(sorted)+1)
+	offs := make([]uint64, len(sorted)+1)
+	n, from := uint32(0), uint32(0)
+	for i := range state { // close the gaps that words in two columns of a row leave
+		n += uint32(copy(posts[n:], posts[from:state[i].next]))
+		offs[i+1] = uint64(n)
+		from = state[i].end
+	}
+	put(w, secPostOff, 0, offs)
+	put(w, secPosts, 0, posts[:n])
+	ends := make([]uint32, len(sorted)+1)
 	var all []byte
 	for i, t := range sorted {
 		all = append(all, t...)
-		offs[i+1] = uint32(len(all))
+		ends[i+1] = uint32(len(all))
 	}
-	put(w, secTokenOff, 0, offs)
+	put(w, secTokenOff, 0, ends)
 	put(w, secTokens, 0, all)
+}
+
+// each goes through all words of all rows and puts the rows into posts.
+func (x *indexer) each(rows int, state []tokenState, posts []uint32) {
+	for row := range uint32(rows) {
+		for i := range x.cols {
+			c := &x.cols[i]
+			code := c.codes[row]
+			for _, id := range c.ids[c.off[code]:c.off[code+1]] {
+				if t := &state[id]; t.last != row+1 {
+					t.last = row + 1
+					posts[t.next] = row
+					t.next++
+				}
+			}
+		}
+	}
 }
