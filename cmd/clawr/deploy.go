@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/api"
 	"github.com/402claw/clawr/dataset"
 )
 
@@ -259,7 +260,7 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 			return err
 		}
 	}
-	got, err := ctl.deploy(ctx, slug, m, f.hosts)
+	got, err := ctl.Deploy(ctx, slug, api.Deploy{Manifest: m, Hosts: f.hosts})
 	if err != nil {
 		return err
 	}
@@ -273,13 +274,11 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 		kept = fmt.Sprintf(" (version %d kept: clawr rollback %s)", got.Version-1, got.Slug)
 	}
 	e.note("✓ %s version %d live%s", got.Slug, got.Version, kept)
-	url := ctl.url(ctx, got)
 	return e.print(struct {
-		URL      string       `json:"url"`
-		Tenant   clawr.Tenant `json:"tenant"`
-		Warnings []string     `json:"warnings"`
-	}{url, got, report.Warnings}, func(w io.Writer) error {
-		_, err := fmt.Fprintln(w, url)
+		api.Tenant
+		Warnings []string `json:"warnings"`
+	}{got, report.Warnings}, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, got.URL)
 		return err
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/api"
 	"github.com/402claw/clawr/buyer"
 	"github.com/402claw/clawr/chain/devchain"
 	"github.com/402claw/clawr/dataset"
@@ -215,9 +216,9 @@ func (e *env) devDeploy(ctx context.Context, n *node, in io.Reader, size int64, 
 	if err != nil {
 		return clawr.Tenant{}, err
 	}
-	ctl := n.controller()
-	return ctl.deploy(ctx, slug, clawr.Manifest{Kind: clawr.KindDataset, Owner: "me", Directory: "APIs", Plan: clawr.PlanPro, Price: price, X402: true,
-		PayTo: payTo, Content: report.ID, Rows: report.Schema.Rows}, nil)
+	t, err := n.controller().Deploy(ctx, slug, api.Deploy{Manifest: clawr.Manifest{Kind: clawr.KindDataset, Owner: "me", Directory: "APIs", Plan: clawr.PlanPro, Price: price, X402: true,
+		PayTo: payTo, Content: report.ID, Rows: report.Schema.Rows}})
+	return t.Tenant, err
 }
 
 // buyOnce shows what a call costs, pays for it with test money, and says what

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/api"
 	"github.com/402claw/clawr/facilitator"
 	"github.com/402claw/clawr/facilitator/onchain"
 )
@@ -36,9 +35,6 @@ func (n *node) facilitator(ctx context.Context) (payments, error) {
 		Book: n.db, Ends: n.db, Log: n.log, Failpoint: failpoint()}
 	return f, f.Start(ctx)
 }
-
-// scopeSettle is what a token needs for a facilitator.
-const scopeSettle = "facilitator:settle"
 
 // facilitatorFlags are what `clawr facilitator serve` is told.
 type facilitatorFlags struct {
@@ -59,7 +55,7 @@ func newFacilitatorServe(e *env) *cobra.Command {
 		Use: "serve", Short: "Run a facilitator: POST /verify, POST /settle, GET /supported", Args: cobra.NoArgs,
 		Long: `Run a facilitator with the key in CLAWR_FACILITATOR_KEY. It pays gas for others,
 so it settles only the assets that it is given, for recipients that are allowed
-or callers with a token of scope ` + scopeSettle + ` (clawr token create).`,
+or callers with a token of scope ` + api.FacilitatorSettle + ` (clawr token create).`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return e.facilitatorServe(cmd.Context(), f) },
 	}
 	fl := cmd.Flags()
@@ -150,7 +146,7 @@ func (n *node) settleTokens(ctx context.Context) (int, error) {
 	}
 	count := 0
 	for _, t := range all {
-		if slices.Contains(t.Scopes, scopeSettle) && t.Revoked.IsZero() {
+		if slices.Contains(t.Scopes, api.FacilitatorSettle) && t.Revoked.IsZero() {
 			count++
 		}
 	}
@@ -160,26 +156,19 @@ func (n *node) settleTokens(ctx context.Context) (int, error) {
 // authorizeSettle names who asks a facilitator. Where tokens exist, one is
 // needed; where there are none, the recipients or the loopback address protect it.
 func (n *node) authorizeSettle(r *http.Request) (string, error) {
-	secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		tokens, err := n.settleTokens(r.Context())
-		if err != nil || tokens == 0 {
+	if r.Header.Get("Authorization") == "" {
+		if tokens, err := n.settleTokens(r.Context()); err != nil || tokens == 0 {
 			return "", err
 		}
-		return "", &clawr.Error{Code: clawr.CodeTokenMissing, Message: "this facilitator needs a token", Fix: "send Authorization: Bearer TOKEN"}
 	}
-	sum := sha256.Sum256([]byte(secret))
-	t, err := n.db.TokenByHash(r.Context(), hex.EncodeToString(sum[:]))
-	if clawr.CodeOf(err) == clawr.CodeNotFound {
-		return "", &clawr.Error{Code: clawr.CodeTokenMissing, Message: "the token is not known", Fix: "clawr token create --scope " + scopeSettle}
-	}
+	by, err := api.Bearer(book{n.db}, n.clock)(r)
 	if err != nil {
 		return "", err
 	}
-	if !slices.Contains(t.Scopes, scopeSettle) {
-		return "", &clawr.Error{Code: clawr.CodeScopeMissing, Message: "the token lacks the scope " + scopeSettle, Fix: "clawr token create --scope " + scopeSettle}
+	if !by.Can(api.FacilitatorSettle) {
+		return "", &clawr.Error{Code: clawr.CodeScopeMissing, Message: "the token lacks the scope " + api.FacilitatorSettle, Fix: "clawr token create --scope " + api.FacilitatorSettle}
 	}
-	return t.ID, nil
+	return by.Name, nil
 }
 
 func newFacilitatorSupported(e *env) *cobra.Command {

@@ -72,6 +72,8 @@ Every flag can be given as CLAWR_NAME in the environment.`,
 	for _, c := range commands {
 		root.AddCommand(c(e))
 	}
+	addProfile(root, "serve")
+	addProfile(root, "facilitator", "serve")
 	return root
 }
 

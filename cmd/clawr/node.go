@@ -115,6 +115,11 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 	return nil
 }
 
+// headAge is from which age of the newest known block on a node is not ready.
+const headAge = 2 * time.Minute
+
+func (n *node) clock() time.Time { return time.Now() }
+
 // assemble builds the dispatcher from its parts.
 func (n *node) assemble(ctx context.Context) error {
 	quotes, err := n.quotes(ctx)
@@ -136,7 +141,7 @@ func (n *node) assemble(ctx context.Context) error {
 	n.dispatch = &dispatch.Dispatcher{
 		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Quotas: n.db,
 		Limiter: new(meter.Limiter), Usage: n.usage, Log: n.log, Asset: n.set.asset, Quotes: quotes, Salt: salt[0].Value,
-		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: 4096, Failpoint: failpoint(),
+		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: 4096, Failpoint: failpoint(), Docs: docsURL,
 	}
 	if n.payments != nil {
 		n.dispatch.Payments = n.payments

@@ -38,6 +38,7 @@ type payFlags struct {
 	confirm, dryRun      bool
 	anew                 bool
 	timeout              time.Duration
+	wallet               string // --data, if it was given
 	marketFlags
 }
 
@@ -65,6 +66,9 @@ not charged · 9 outcome unknown: the same command sends the same payment again.
 		Example: "  clawr pay https://api.example.com/v1/records --max 0.01\n  clawr pay -d '{\"q\":\"x\"}' https://api.example.com/search\n  clawr pay --dry-run https://api.example.com/v1/records",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("data") {
+				f.wallet = e.data
+			}
 			return e.pay(cmd.Context(), args[0], f)
 		},
 	}
@@ -347,7 +351,8 @@ func (e *env) body(s string) ([]byte, error) {
 }
 
 // repeat is the command that makes the same call again, for errors to name.
-// Headers may be secret, so of them only the need is shown.
+// It must find the same wallet: another does not know what is open, and would
+// pay anew. Headers may be secret, so of them only the need is shown.
 func repeat(url string, f *payFlags) string {
 	args := []string{"clawr", "pay", shellWord(url)}
 	add := func(flag, value string) {
@@ -369,6 +374,7 @@ func repeat(url string, f *payFlags) string {
 	add("--network", strings.Join(f.networks, ","))
 	add("--asset", strings.Join(f.assets, ","))
 	add("-o", f.output)
+	add("--data", f.wallet)
 	return strings.Join(args, " ")
 }
 

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/402claw/clawr/chain"
 )
 
 func TestMain(m *testing.M) {
@@ -34,6 +36,7 @@ func TestMain(m *testing.M) {
 //	head URL             HEAD, likewise
 //	waitfor FILE REGEXP  until the file matches, at most 15 s
 //	env-from FILE NAME REGEXP   set $NAME to the first group's match in the file
+//	key NAME             make a key: $NAME is the secret, $NAME_ADDR the address
 //	lossy NAME ADDR N    a proxy before ADDR, at $NAME, that passes on the next N requests with a payment but cuts the
 //	                     connection instead of replying
 func TestScripts(t *testing.T) {
@@ -49,7 +52,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "lossy": cmdLossy,
+			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "key": cmdKey, "lossy": cmdLossy,
 		},
 	})
 }
@@ -250,6 +253,16 @@ func cmdEnvFrom(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%s does not match %s", args[0], args[2])
 	}
 	ts.Setenv(args[1], m[1])
+}
+
+func cmdKey(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: key NAME")
+	}
+	k, err := chain.NewKey()
+	ts.Check(err)
+	ts.Setenv(args[0], k.Reveal())
+	ts.Setenv(args[0]+"_ADDR", k.Address().Hex())
 }
 
 // cmdLossy starts a proxy that loses replies to paid requests.
