@@ -87,6 +87,9 @@ func (p *parser) lines(r io.Reader) error {
 			continue
 		}
 		if !json.Valid(line) {
+			if sc.Err() != nil {
+				return sc.Err() // the line is cut off
+			}
 			return badEvents(fmt.Sprintf("event line %d is not JSON", n))
 		}
 		if err := p.one(line); err != nil {

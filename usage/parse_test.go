@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -139,6 +141,12 @@ func TestBadFilesSayWhere(t *testing.T) {
 		}
 	}
 	stop := errors.New("stop")
+	for _, text := range []string{`{"ts":1,"api":"a"}` + "\n" + `{"ts":2,"a`, `[{"ts":1,"api":"a"},{"ts`} {
+		cut := io.MultiReader(strings.NewReader(text), iotest.ErrReader(stop))
+		if _, err := Parse(cut, func(Event) error { return nil }); !errors.Is(err, stop) {
+			t.Errorf("a reader's error in the middle of %s comes back as %v", text, err)
+		}
+	}
 	if _, err := Parse(strings.NewReader(`{"ts":1,"api":"a"}`), func(Event) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("the consumer's error comes back as %v", err)
 	}
