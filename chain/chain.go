@@ -181,7 +181,7 @@ func (c *Client) explain(ctx context.Context, method string, err error) error {
 			fix = "use a provider that allows more requests, or wait"
 		}
 		return &clawr.Error{Code: clawr.CodeUnreachable, Message: fmt.Sprintf("the node at %s answers HTTP %d", c.url, status.StatusCode), Param: "rpc-url",
-			Fix: fix, Err: fmt.Errorf("%s: HTTP %d", method, status.StatusCode)}
+			Fix: fix, Err: fmt.Errorf("%s: %w", method, httpStatus(status.StatusCode))}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &clawr.Error{Code: clawr.CodeUnreachable, Message: "the node at " + c.url + " does not answer in time", Param: "rpc-url",
 			Fix: "see whether the node is up, or use another --rpc-url", Err: fmt.Errorf("%s: %w", method, err)}
@@ -192,6 +192,12 @@ func (c *Client) explain(ctx context.Context, method string, err error) error {
 	return &clawr.Error{Code: clawr.CodeUnreachable, Message: "cannot reach the node at " + c.url, Param: "rpc-url",
 		Fix: "start the node, or use another --rpc-url", Err: fmt.Errorf("%s: %w", method, hideURL(err))}
 }
+
+// httpStatus is an answer without JSON-RPC in it. The body is left out: it may
+// be long, and repeat the URL.
+type httpStatus int
+
+func (s httpStatus) Error() string { return fmt.Sprintf("HTTP %d", int(s)) }
 
 // notNetwork reports whether something answered, but not as it should.
 func notNetwork(err error) bool {

@@ -104,8 +104,7 @@ func (c *Client) FindEvidence(ctx context.Context, t Transfer, from int64) (Find
 	for from = max(from, 0); from <= head.Number; {
 		to := min(from+span-1, head.Number)
 		txs, err := c.uses(ctx, t, from, to)
-		var answered rpc.Error
-		if errors.As(err, &answered) && span > lastSpan {
+		if span > lastSpan && refused(err) {
 			span = max(span/8, lastSpan) // the provider limits the range
 			continue
 		}
@@ -120,6 +119,14 @@ func (c *Client) FindEvidence(ctx context.Context, t Transfer, from int64) (Find
 		from = to + 1
 	}
 	return Finding{}, nil
+}
+
+// refused reports whether the node answered, and did not want to: providers
+// differ in how they say that a range is too long.
+func refused(err error) bool {
+	var answered rpc.Error
+	var status httpStatus
+	return errors.As(err, &answered) || errors.As(err, &status) && (status == 400 || status == 413)
 }
 
 // uses lists the transactions in which the token logged the payer's nonce.

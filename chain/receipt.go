@@ -169,6 +169,10 @@ func (c *Client) Wait(ctx context.Context, hash common.Hash) (*Receipt, error) {
 	}
 }
 
+// syncWait is the shortest wait for which Submit leaves the waiting to the
+// node, whose own limit is 2 s by EIP-7966's advice.
+const syncWait = 3 * time.Second
+
 // Submit broadcasts a transaction and waits up to the given time for its
 // receipt: in one round trip where the node knows eth_sendRawTransactionSync
 // (EIP-7966), else by polling. The receipt is nil if the time is over first,
@@ -178,16 +182,18 @@ func (c *Client) Submit(ctx context.Context, tx Tx, wait time.Duration) (*Receip
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	c.mu.Lock()
-	noSync := c.noSync
+	sync := !c.noSync && wait >= syncWait
 	c.mu.Unlock()
-	if !noSync {
-		r, outcome, err := c.submitSync(ctx, tx, wait)
+	if sync {
+		r, outcome, err := c.submitSync(ctx, tx)
+		if outcome == Unanswered { // also by a provider that drops what it does not know
+			c.mu.Lock()
+			c.noSync = true
+			c.mu.Unlock()
+		}
 		if !errors.Is(err, errNoSync) {
 			return r, outcome, err
 		}
-		c.mu.Lock()
-		c.noSync = true
-		c.mu.Unlock()
 	}
 	outcome, err := c.Broadcast(ctx, tx.Raw)
 	if err != nil || outcome == Underpriced {
@@ -199,40 +205,51 @@ func (c *Client) Submit(ctx context.Context, tx Tx, wait time.Duration) (*Receip
 
 var errNoSync = errors.New("the node does not know eth_sendRawTransactionSync")
 
-func (c *Client) submitSync(ctx context.Context, tx Tx, wait time.Duration) (*Receipt, Outcome, error) {
+func (c *Client) submitSync(ctx context.Context, tx Tx) (*Receipt, Outcome, error) {
 	var w *wireReceipt
-	// The node's own limit ends a little earlier than ours, so that it can say so.
-	limit := max(wait-wait/10, time.Millisecond)
-	err := c.explain(ctx, "eth_sendRawTransactionSync",
-		c.rpc.CallContext(ctx, &w, "eth_sendRawTransactionSync", hexutil.Bytes(tx.Raw), limit.Milliseconds()))
+	// The limit is left to the node: anvil refuses a second parameter.
+	err := c.explain(ctx, "eth_sendRawTransactionSync", c.rpc.CallContext(ctx, &w, "eth_sendRawTransactionSync", hexutil.Bytes(tx.Raw)))
+	var answered rpc.Error
+	outcome := Sent
+	switch {
+	case unknownMethod(err):
+		return nil, Unanswered, errNoSync
+	case errors.As(err, &answered) && !inTime(answered): // in the pool, says the node
+	case err != nil:
+		if outcome, err = c.outcome(tx.Raw, err); err != nil || outcome == Underpriced {
+			return nil, outcome, err
+		}
+		// Known, or a nonce too low: perhaps it is this one that is in a block.
+	default:
+		r, err := w.receipt(tx.Hash)
+		if err != nil || r != nil && !r.Time.IsZero() {
+			return r, Sent, err
+		}
+	}
+	r, _ := c.Wait(ctx, tx.Hash)
+	return r, outcome, nil
+}
+
+// unknownMethod reports whether a node says that it does not know the method,
+// or a gateway in front of it that it may not be used.
+func unknownMethod(err error) bool {
 	var answered rpc.Error
 	if errors.As(err, &answered) {
-		switch code := answered.ErrorCode(); {
-		case code == -32601 || code == -32602:
-			return nil, Refused, errNoSync
-		case code == 4 || strings.Contains(strings.ToLower(answered.Error()), "timeout"):
-			return nil, Sent, nil
-		}
-		outcome, err := c.outcome(tx.Raw, err)
-		if outcome == Known || outcome == NonceTooLow { // perhaps it is this one that is in a block
-			r, _ := c.Wait(ctx, tx.Hash)
-			return r, outcome, err
-		}
-		return nil, outcome, err
+		said := strings.ToLower(answered.Error())
+		return answered.ErrorCode() == -32601 || strings.Contains(said, "method") &&
+			(strings.Contains(said, "not supported") || strings.Contains(said, "unsupported") || strings.Contains(said, "not found") ||
+				strings.Contains(said, "not exist") || strings.Contains(said, "not available") || strings.Contains(said, "not allowed"))
 	}
-	if err != nil {
-		return nil, Unanswered, err
-	}
-	r, err := w.receipt(tx.Hash)
-	if r == nil || err != nil {
-		return nil, Sent, err
-	}
-	if r.Time.IsZero() {
-		if r, _ = c.Receipt(ctx, tx.Hash); r == nil {
-			return nil, Sent, nil
-		}
-	}
-	return r, Sent, nil
+	var status httpStatus
+	return errors.As(err, &status) && status >= 400 && status < 500 && status != 429
+}
+
+// inTime is false for EIP-7966's error of a transaction that was accepted and
+// is in no block yet.
+func inTime(answered rpc.Error) bool {
+	said := strings.ToLower(answered.Error())
+	return answered.ErrorCode() != 4 && !strings.Contains(said, "timeout") && !strings.Contains(said, "timed out") &&
+		!strings.Contains(said, "not mined in time")
 }
 
 // amount reads a 32-byte amount that fits a payment, -1 if it does not.

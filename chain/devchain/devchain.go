@@ -38,6 +38,7 @@ import (
 	"github.com/402claw/clawr/chain"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core"
+	"github.com/ethereum/go-ethereum/core/rawdb"
 	"github.com/ethereum/go-ethereum/core/txpool"
 	"github.com/ethereum/go-ethereum/core/txpool/legacypool"
 	"github.com/ethereum/go-ethereum/core/types"
@@ -268,9 +269,23 @@ func (c *Chain) Head() (number int64, at time.Time) {
 	return h.Number.Int64(), time.Unix(int64(h.Time), 0).UTC()
 }
 
+// transaction finds a transaction that is in a block, nil if it is in none.
+func (c *Chain) transaction(hash common.Hash) (*rawdb.LegacyTxLookupEntry, *types.Transaction) {
+	at, tx := c.bc.GetCanonicalTransaction(hash)
+	if tx == nil || !c.visible(at.BlockIndex) {
+		return nil, nil
+	}
+	return at, tx
+}
+
+// visible reports whether a block is part of the chain yet. The store has a
+// block a moment before it is the head: who saw it then would ask for its
+// state and be given its parent's.
+func (c *Chain) visible(number uint64) bool { return number <= c.bc.CurrentBlock().Number.Uint64() }
+
 // receipt is what became of a transaction, nil while it is in no block.
 func (c *Chain) receipt(hash common.Hash) (*types.Receipt, *types.Transaction, error) {
-	at, tx := c.bc.GetCanonicalTransaction(hash)
+	at, tx := c.transaction(hash)
 	if tx == nil {
 		return nil, nil, nil
 	}

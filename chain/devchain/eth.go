@@ -130,7 +130,7 @@ func (a *ethAPI) GetBlockByNumber(n rpc.BlockNumber, full bool) (map[string]any,
 // GetBlockByHash implements eth_getBlockByHash.
 func (a *ethAPI) GetBlockByHash(hash common.Hash, full bool) (map[string]any, error) {
 	b := a.c.bc.GetBlockByHash(hash)
-	if b == nil {
+	if b == nil || !a.c.visible(b.NumberU64()) {
 		return nil, nil
 	}
 	return blockJSON(a.c.bc.Config(), b, full), nil
@@ -169,7 +169,7 @@ func (a *ethAPI) GetBlockReceipts(at rpc.BlockNumberOrHash) ([]map[string]any, e
 
 // GetTransactionByHash implements eth_getTransactionByHash.
 func (a *ethAPI) GetTransactionByHash(hash common.Hash) (map[string]any, error) {
-	if at, tx := a.c.bc.GetCanonicalTransaction(hash); tx != nil {
+	if at, tx := a.c.transaction(hash); tx != nil {
 		return transactionJSON(a.c.bc.Config(), tx, a.c.bc.GetHeaderByHash(at.BlockHash), at.Index), nil
 	}
 	if tx := a.c.pool.Get(hash); tx != nil {
@@ -196,7 +196,7 @@ func (a *ethAPI) SendRawTransaction(raw hexutil.Bytes) (common.Hash, error) {
 	if !tx.Protected() {
 		return common.Hash{}, errors.New("only replay-protected (EIP-155) transactions allowed over RPC")
 	}
-	if err := a.c.pool.Add([]*types.Transaction{tx}, false)[0]; err != nil {
+	if err := a.c.add(tx); err != nil {
 		return common.Hash{}, err
 	}
 	return tx.Hash(), nil
@@ -244,11 +244,12 @@ func (a *ethAPI) header(n rpc.BlockNumber) *types.Header {
 	case rpc.EarliestBlockNumber:
 		return a.c.bc.Genesis().Header()
 	case rpc.LatestBlockNumber, rpc.PendingBlockNumber, rpc.SafeBlockNumber, rpc.FinalizedBlockNumber:
-		// A block is final when it is made, and none is half made.
+		// There is one producer and it never goes back: a block is final when it
+		// is made, and none is half made.
 		a.c.freshen()
 		return a.c.bc.CurrentBlock()
 	}
-	if n < 0 {
+	if n < 0 || !a.c.visible(uint64(n)) {
 		return nil
 	}
 	return a.c.bc.GetHeaderByNumber(uint64(n))
@@ -258,7 +259,7 @@ func (a *ethAPI) resolve(at *rpc.BlockNumberOrHash) (*types.Header, error) {
 	n := rpc.LatestBlockNumber
 	if at != nil {
 		if hash, ok := at.Hash(); ok {
-			if h := a.c.bc.GetHeaderByHash(hash); h != nil {
+			if h := a.c.bc.GetHeaderByHash(hash); h != nil && a.c.visible(h.Number.Uint64()) {
 				return h, nil
 			}
 			return nil, errors.New("header not found")

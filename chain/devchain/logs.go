@@ -24,7 +24,7 @@ func (a *ethAPI) GetLogs(ctx context.Context, q filters.FilterCriteria) ([]*type
 	out := []*types.Log{}
 	if q.BlockHash != nil {
 		h := a.c.bc.GetHeaderByHash(*q.BlockHash)
-		if h == nil {
+		if h == nil || !a.c.visible(h.Number.Uint64()) {
 			return nil, errors.New("unknown block")
 		}
 		return a.match(out, h, &q)

@@ -118,9 +118,6 @@ func (c *Chain) mine(reason func() bool) (int, error) {
 	if _, err := c.bc.InsertChain(types.Blocks{block}); err != nil {
 		return 0, fmt.Errorf("insert block %d: %w", block.NumberU64(), err)
 	}
-	// There is one producer and it never goes back: a block is final when it is made.
-	c.bc.SetSafe(block.Header())
-	c.bc.SetFinalized(block.Header())
 	c.heads.notify()
 	return len(block.Transactions()), nil
 }
@@ -132,6 +129,20 @@ func (c *Chain) syncPool() error {
 	c.syncing.Lock()
 	defer c.syncing.Unlock()
 	return c.pool.Sync()
+}
+
+// add puts a transaction into the pool. One that the pool refuses is offered
+// again when it has caught up: the account may have got its money, or used its
+// nonce, in a block that the sender has seen and the pool has not.
+func (c *Chain) add(tx *types.Transaction) error {
+	err := c.pool.Add([]*types.Transaction{tx}, false)[0]
+	if err == nil || errors.Is(err, txpool.ErrAlreadyKnown) {
+		return err
+	}
+	if err := c.syncPool(); err != nil {
+		return err
+	}
+	return c.pool.Add([]*types.Transaction{tx}, false)[0]
 }
 
 // build executes what the pool offers on top of the head. InsertChain executes

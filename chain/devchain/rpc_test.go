@@ -236,7 +236,7 @@ func TestRequestsAreBounded(t *testing.T) {
 		}
 	}
 	// An endless loop ends with its gas, and a call with overrides sees them: JUMPDEST PUSH1 0 JUMP.
-	_, body := post(t, c.URL(), nil, `{"jsonrpc":"2.0","id":1,"method":"eth_call","params":[{"to":"0x00000000000000000000000000000000000000ff"},"latest",
+	_, body := post(t, c.URL(), nil, `{"jsonrpc":"2.0","id":1,"method":"eth_call","params":[{"to":"0x00000000000000000000000000000000000000ff","gas":"0x100000"},"latest",
 		{"0x00000000000000000000000000000000000000ff":{"code":"0x5b600056"}}]}`)
 	if !bytes.Contains(body, []byte("out of gas")) {
 		t.Errorf("an endless loop: %s", body)
