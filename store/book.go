@@ -73,8 +73,9 @@ func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement,
 // this book's payments among them from held to signed. All of it, or nothing:
 // ErrLive if a settlement is in a live batch already, ErrFenced if one of them
 // is a payment that may not be submitted (its answer is not stored, it was
-// released) or if the signer's nonce is taken. A settlement without a payments
-// row is somebody else's payment.
+// released, or it is another transfer: a payer may sign one nonce for two) or
+// if the signer's nonce is taken. A settlement without a payments row is
+// somebody else's payment.
 func (db *DB) Sign(ctx context.Context, b ledger.Batch) error {
 	if len(b.Txs) == 0 || len(b.Settlements) == 0 {
 		return errors.New("store: a batch needs a transaction and a settlement")
@@ -141,7 +142,7 @@ func (db *DB) signPayments(ctx context.Context, q querier, batch string, settlem
 		ok, err := changed(q.ExecContext(ctx, `
 			UPDATE payments SET money = 'signed', batch_id = $2, facilitator = 'self', updated_at = $3 FROM settlements s
 			WHERE s.id = $1 AND payments.network = s.network AND payments.asset = s.asset AND payments.payer = s.payer AND payments.auth_nonce = s.auth_nonce
-			  AND payments.pay_to = s.pay_to AND payments.amount = s.amount -- a payer may sign one nonce for two transfers
+			  AND payments.pay_to = s.pay_to AND payments.amount = s.amount
 			  AND (money = 'signed' OR money = 'held' AND (policy <> 'settle_first' AND work = 'done' OR policy = 'settle_first' AND work = 'pending'))`,
 			id, batch, db.micros()))
 		if err != nil {
@@ -247,11 +248,13 @@ func (db *DB) minedItem(ctx context.Context, q querier, batchID string, r ledger
 		return nil
 	}
 	var k ledger.Key
-	if err := q.QueryRowContext(ctx, `SELECT network, asset, payer, auth_nonce FROM settlements WHERE id = $1`, r.SettlementID).
-		Scan(&k.Network, &k.Asset, &k.Payer, &k.Nonce); err != nil {
+	var payTo string
+	var amount int64
+	if err := q.QueryRowContext(ctx, `SELECT network, asset, payer, auth_nonce, pay_to, amount FROM settlements WHERE id = $1`, r.SettlementID).
+		Scan(&k.Network, &k.Asset, &k.Payer, &k.Nonce, &payTo, &amount); err != nil {
 		return err
 	}
-	if ok, err := db.paid(ctx, q, k, r.Evidence); err != nil || ok {
+	if ok, err := db.paid(ctx, q, k, r.Evidence, payTo, amount); err != nil || ok {
 		return err
 	}
 	// Nothing to move: somebody else's payment, or one that Paid booked first.

@@ -16,7 +16,7 @@ func (db *DB) Paid(ctx context.Context, k ledger.Key, e ledger.Evidence) error {
 		return errors.New("store: paid without evidence")
 	}
 	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		ok, err := db.paid(ctx, q, k, e)
+		ok, err := db.paid(ctx, q, k, e, "", 0)
 		if err != nil || ok {
 			return err
 		}
@@ -27,12 +27,15 @@ func (db *DB) Paid(ctx context.Context, k ledger.Key, e ledger.Evidence) error {
 }
 
 // paid moves the payment with this key, if there is one and it is submitted.
-func (db *DB) paid(ctx context.Context, q querier, k ledger.Key, e ledger.Evidence) (bool, error) {
+// A payTo, if given, and its amount must be the payment's: the evidence is of
+// exactly that transfer, and a payer may sign one nonce for two.
+func (db *DB) paid(ctx context.Context, q querier, k ledger.Key, e ledger.Evidence, payTo string, amount int64) (bool, error) {
 	var id string
 	ok, err := found(q.QueryRowContext(ctx, `
 		UPDATE payments SET money = 'mined', tx_hash = $5, block_number = $6, block_hash = $7, log_index = $8, updated_at = $9
 		WHERE network = $1 AND asset = $2 AND payer = $3 AND auth_nonce = $4 AND money = 'signed'
-		RETURNING id`, k.Network, k.Asset, k.Payer, k.Nonce, e.Tx, e.BlockNumber, e.BlockHash, e.LogIndex, db.micros()).Scan(&id))
+		  AND ($10 = '' OR pay_to = $10 AND amount = $11)
+		RETURNING id`, k.Network, k.Asset, k.Payer, k.Nonce, e.Tx, e.BlockNumber, e.BlockHash, e.LogIndex, db.micros(), payTo, amount).Scan(&id))
 	if err != nil || !ok {
 		return ok, err
 	}

@@ -66,6 +66,15 @@ func signIsAllOrNothing(f *fixture) {
 		f.Errorf("next nonce on another network %d, %v", n, err)
 	}
 
+	// One nonce may be signed for two transfers. What settles is not what we sold for.
+	ours := f.answered()
+	other, err := f.OpenSettlement(f.ctx(), ledger.Settlement{Key: ours.Key, PayTo: buyer, Amount: ours.Amount, ValidBefore: 5, Payload: []byte(`{}`)})
+	f.ok(err)
+	if err := f.Sign(f.ctx(), f.batch(other)); !errors.Is(err, ledger.ErrFenced) {
+		f.Errorf("signed another transfer of the same nonce: %v", err)
+	}
+	f.state(ours, ledger.Done, ledger.Held)
+
 	if err := f.Sign(f.ctx(), f.batch(f.foreign(), stranger)); !errors.Is(err, ledger.ErrLive) {
 		f.Errorf("a settlement in two live batches: %v", err)
 	}
