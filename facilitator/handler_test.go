@@ -2,9 +2,11 @@ package facilitator_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -97,7 +99,7 @@ func TestTheHTTPFaceSpeaksVersion1(t *testing.T) {
 	got, err := x402.ParseSupported(raw)
 	w.ok(err)
 	if len(got.Kinds) != 2 || got.Kinds[0].Network != "eip155:84532" || got.Kinds[1].Network != "base-sepolia" || got.Kinds[1].Version != 1 ||
-		len(got.Signers["eip155:*"]) != 1 || !strings.EqualFold(got.Signers["eip155:*"][0], w.node.key.Address().Hex()) {
+		len(got.Signers["eip155:*"]) != 1 || !strings.EqualFold(got.Signers["eip155:*"][0], w.node.Key.Address().Hex()) {
 		t.Errorf("supported: %s", raw)
 	}
 }
@@ -220,4 +222,47 @@ func TestAHangUpDoesNotCancelASettlement(t *testing.T) {
 	if got := w.units(w.payTo); got != 1000 {
 		t.Errorf("the shop has %d units", got)
 	}
+}
+
+// judge is a facilitator that has seen everything that came through.
+type judge struct{ seen *x402.PaymentPayload }
+
+func (j *judge) Verify(_ context.Context, p *x402.PaymentPayload, _ x402.Requirements) (x402.VerifyResponse, error) {
+	j.seen = p
+	return x402.VerifyResponse{IsValid: true}, nil
+}
+
+func (j *judge) SettleFor(_ context.Context, r facilitator.Request) (ledger.Outcome, error) {
+	j.seen = r.Payload
+	return ledger.Outcome{State: ledger.Unknown}, nil
+}
+
+func (j *judge) Supported() x402.SupportedResponse { return x402.SupportedResponse{} }
+
+// FuzzHandler sends anything: what is not a payment never reaches the
+// facilitator, and is always the request's fault.
+func FuzzHandler(f *testing.F) {
+	f.Add("/verify", []byte(`{"x402Version":2,"paymentPayload":{"x402Version":2,"accepted":{"scheme":"exact","network":"eip155:1","amount":"1","asset":"0x00","payTo":"0x00","maxTimeoutSeconds":60},"payload":{}},"paymentRequirements":{"scheme":"exact","network":"eip155:1","amount":"1","asset":"0x00","payTo":"0x00","maxTimeoutSeconds":60}}`))
+	f.Add("/settle", []byte(`{"x402Version":1,"paymentPayload":{"x402Version":1,"scheme":"exact","network":"base","payload":{}},"paymentRequirements":{"scheme":"exact","network":"base","maxAmountRequired":"1","resource":"http://x","description":"","mimeType":"","payTo":"0x00","maxTimeoutSeconds":60,"asset":"0x00"}}`))
+	f.Add("/settle", []byte(`{}`))
+	f.Add("/verify", []byte(`[[[[`))
+	f.Fuzz(func(t *testing.T, path string, raw []byte) {
+		if path != "/settle" {
+			path = "/verify"
+		}
+		j := &judge{}
+		rec := httptest.NewRecorder()
+		(&facilitator.Handler{Facilitator: j, Log: slog.New(slog.DiscardHandler)}).ServeHTTP(rec, httptest.NewRequest("POST", path, bytes.NewReader(raw)))
+		var v struct{ IsValid, Success *bool }
+		if err := json.Unmarshal(rec.Body.Bytes(), &v); err != nil {
+			t.Fatalf("answer %q: %v", rec.Body, err)
+		}
+		verdict := v.IsValid != nil || v.Success != nil
+		switch {
+		case (rec.Code == 200) != (j.seen != nil):
+			t.Errorf("%d for %q, and the facilitator saw %+v", rec.Code, raw, j.seen)
+		case rec.Code != 200 && rec.Code != 400 && rec.Code != 413, rec.Code != 413 && !verdict:
+			t.Errorf("%d %s for %q", rec.Code, rec.Body, raw)
+		}
+	})
 }

@@ -60,13 +60,25 @@ func (f *Facilitator) Recover(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, recoverTime)
 	defer cancel()
-	for _, b := range open { // lowest nonce first: the others wait for it
+	// All at once: one that is stuck must not keep the others waiting.
+	var work sync.WaitGroup
+	defer work.Wait()
+	room := make(chan struct{}, DefaultInFlight)
+	for _, b := range open {
 		if f.now().Sub(b.Created) < settleTime && f.queue.carries(b.ID) {
 			continue // a call waits for it
 		}
-		if err := f.carryOn(ctx, b); err != nil {
-			f.log().WarnContext(ctx, "batch not recovered", "batch", b.ID, "err", err)
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
+		work.Go(func() {
+			defer func() { <-room }()
+			if err := f.carryOn(ctx, b); err != nil && ctx.Err() == nil {
+				f.log().WarnContext(ctx, "batch not recovered", "batch", b.ID, "err", err)
+			}
+		})
 	}
 	return nil
 }

@@ -168,8 +168,8 @@ func TestStartRefusesAChainThatIsBehindTheBook(t *testing.T) {
 		want(t, w.settle(w.reserved(w.payment())), ledger.Settled, "")
 	}
 	other := newWorld(t)
-	other.node.key = w.node.key
-	other.fund(other.node.key, 0)
+	other.node.Key = w.node.Key
+	other.fund(other.node.Key, 0)
 	f := other.facilitator()
 	f.Book, f.Ends = w.db, w.db
 	if err := f.Start(t.Context()); clawr.CodeOf(err) != clawr.CodeWrongChain {

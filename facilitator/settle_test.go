@@ -3,6 +3,7 @@ package facilitator_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -270,7 +271,7 @@ func (w *world) submitAs(k *chain.Key, p *x402.PaymentPayload) string {
 	r, err := w.node.Transact(context.WithoutCancel(w.Context()), k, chain.Call{To: &asset, Gas: 200_000, Data: chain.Transfer{Asset: asset, Payer: e.From, PayTo: e.To,
 		Amount: value, ValidBefore: before, Nonce: e.Nonce, Signature: e.Signature}.Calldata()})
 	w.ok(err)
-	return lower(r.Tx)
+	return strings.ToLower(r.Tx.Hex())
 }
 
 // cancel has the payer take a back.
@@ -340,7 +341,7 @@ func TestOneNonceForTwoTransfersIsOneSettlement(t *testing.T) {
 func TestTheSignerWithoutGasSignsNothing(t *testing.T) {
 	w := newWorld(t)
 	row := w.reserved(w.payment())
-	w.node.key = w.key() // an account without ether
+	w.node.Key = w.key() // an account without ether
 	f := w.facilitator()
 	if err := f.Start(t.Context()); clawr.CodeOf(err) != clawr.CodeUnfunded {
 		t.Errorf("start: %v, want %s", err, clawr.CodeUnfunded)
@@ -355,7 +356,7 @@ func TestTheSignerWithoutGasSignsNothing(t *testing.T) {
 	if got := w.row(row.Key).Money; got != ledger.Held {
 		t.Errorf("the payment is %s", got)
 	}
-	w.fund(w.node.key, 0)
+	w.fund(w.node.Key, 0)
 	w.ahead.Add(3)
 	if out, err := f.Settle(t.Context(), row); err != nil || out.State != ledger.Settled {
 		t.Errorf("after it was funded: %+v, %v", out, err)

@@ -345,7 +345,7 @@ func TestMustPass13HostileTokens(t *testing.T) {
 
 func (w *world) ether() *big.Int {
 	w.Helper()
-	n, err := w.node.Balance(w.Context(), w.node.key.Address())
+	n, err := w.node.Balance(w.Context(), w.node.Key.Address())
 	w.ok(err)
 	return n
 }

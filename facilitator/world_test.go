@@ -22,6 +22,7 @@ import (
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/chain/devchain"
 	"github.com/402claw/clawr/facilitator"
+	"github.com/402claw/clawr/facilitator/onchain"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/store"
 	"github.com/402claw/clawr/usage"
@@ -32,7 +33,7 @@ import (
 type world struct {
 	testing.TB
 	chain  *devchain.Chain
-	node   *node
+	node   *onchain.Node
 	db     *store.DB
 	fac    *facilitator.Facilitator
 	asset  clawr.Asset
@@ -70,7 +71,7 @@ func newWorldWith(t testing.TB, opt devchain.Options) *world {
 	signer := w.key()
 	w.fund(signer, 0)
 	w.fund(w.payer, 1_000_000)
-	w.node = &node{Client: client, key: signer}
+	w.node = &onchain.Node{Client: client, Key: signer}
 	w.open()
 	w.tenant, err = w.db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: clawr.Manifest{Kind: clawr.KindDataset, Owner: "ann",
 		Directory: "APIs", Plan: clawr.PlanFree, Price: 1000, X402: true, PayTo: w.payTo, Network: w.chain.Network()}}, "test")
@@ -227,7 +228,7 @@ func (w *world) units(address string) int64 {
 // spent is the number of transactions that the facilitator has in blocks.
 func (w *world) spent() uint64 {
 	w.Helper()
-	n, err := w.node.NonceAt(w.Context(), w.node.key.Address())
+	n, err := w.node.NonceAt(w.Context(), w.node.Key.Address())
 	w.ok(err)
 	return n
 }
