@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,7 +183,7 @@ func TestDamagedSpendingStopsPayments(t *testing.T) {
 
 func TestALockIsGivenBackAndItsFileGone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "locks", "x")
-	n := 0
+	var inside, n atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -191,14 +193,19 @@ func TestALockIsGivenBackAndItsFileGone(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				n++ // the race detector watches
+				if at := inside.Add(1); at != 1 {
+					t.Errorf("%d hold the lock", at)
+				}
+				runtime.Gosched()
+				inside.Add(-1)
+				n.Add(1)
 				unlock()
 			}
 		})
 	}
 	wg.Wait()
-	if n != 160 {
-		t.Errorf("%d of 160 turns", n)
+	if n.Load() != 160 {
+		t.Errorf("%d of 160 turns", n.Load())
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("the lock file is still there: %v", err)
