@@ -197,6 +197,9 @@ func (h *Handler) freePage(r route, b []byte) ([]byte, error) {
 		}
 		b = append(b, `],"meta":{"version":"`...)
 		return append(append(b, s.version...), `"}}`...), nil
+	case openapi:
+		j, err := json.Marshal(h.openAPI())
+		return append(b, j...), err
 	case pricing:
 		j, err := json.Marshal(h.pricing())
 		return append(b, j...), err
@@ -239,7 +242,7 @@ func (h *Handler) pricing() any {
 	for _, p := range []string{recordsPath, recordPath + "{key}"} {
 		out.Endpoints = append(out.Endpoints, endpoint{"GET", p, h.price()})
 	}
-	for _, p := range []string{"/v1/schema", "/v1/preview", "/pricing", "/health"} {
+	for _, p := range []string{"/v1/schema", "/v1/preview", "/openapi.json", "/pricing", "/health"} {
 		out.Endpoints = append(out.Endpoints, endpoint{"GET", p, "0"})
 	}
 	return out

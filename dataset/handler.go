@@ -51,6 +51,7 @@ const (
 	preview
 	health
 	pricing
+	openapi
 )
 
 const (
@@ -72,6 +73,8 @@ func routeOf(escaped string) (r route, key string) {
 		return health, ""
 	case "/pricing":
 		return pricing, ""
+	case "/openapi.json":
+		return openapi, ""
 	}
 	if key, ok := strings.CutPrefix(escaped, recordPath); ok && key != "" && !strings.ContainsAny(key, "/;") {
 		if k, err := url.PathUnescape(key); err == nil && k != "." && k != ".." {
@@ -83,7 +86,7 @@ func routeOf(escaped string) (r route, key string) {
 
 func notFound(path string) *clawr.Error {
 	return &clawr.Error{Code: clawr.CodeNotFound, Message: "there is nothing at " + strconv.Quote(short(path)),
-		Fix: "ask for /v1/records, /v1/records/{key}, /v1/schema, /v1/preview, /pricing or /health"}
+		Fix: "ask for /v1/records, /v1/records/{key}, /v1/schema, /v1/preview, /openapi.json, /pricing or /health"}
 }
 
 // Plan gives the canonical form of a request, equal for requests that ask the
