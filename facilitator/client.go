@@ -63,13 +63,14 @@ type Client struct {
 	// "post.before" and "post.after".
 	Failpoint func(name string)
 
-	clock clock
-	keys  keyLocks
-	once  sync.Once
-	http  *http.Client
-	mu    sync.Mutex
-	down  map[string]time.Time      // by URL: when it failed last
-	posts map[ledger.Key]repetition // of payments whose end is not known
+	clock  clock
+	keys   keyLocks
+	warned keySet
+	once   sync.Once
+	http   *http.Client
+	mu     sync.Mutex
+	down   map[string]time.Time      // by URL: when it failed last
+	posts  map[ledger.Key]repetition // of payments whose end is not known
 }
 
 // repetition paces how often a payment is sent to its facilitator again.

@@ -87,10 +87,11 @@ type Facilitator struct {
 	// broadcast and mined: "t3.before", "t3.after", …
 	Failpoint func(name string)
 
-	clock clock
-	keys  keyLocks
-	queue queue
-	funds funds
+	clock  clock
+	keys   keyLocks
+	queue  queue
+	funds  funds
+	warned keySet
 }
 
 // Request is one payment that somebody wants settled.

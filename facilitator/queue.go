@@ -67,12 +67,28 @@ func (q *queue) sign(ctx context.Context, f *Facilitator, its []item, gas uint64
 	return b, nil
 }
 
-func (q *queue) make(ctx context.Context, f *Facilitator, its []item, gas uint64) (ledger.Batch, error) {
+// make tries again when another process with the same signer took the nonce.
+func (q *queue) make(ctx context.Context, f *Facilitator, its []item, gas uint64) (b ledger.Batch, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if err := q.resume(ctx, f); err != nil {
-		return ledger.Batch{}, errors.Join(errUnsigned, down("the signer's nonce is not known just now", err))
+	for tried := int64(-1); ; tried = b.Nonce {
+		if rerr := q.resume(ctx, f); rerr != nil {
+			if err == nil {
+				err = errors.Join(errUnsigned, down("the signer's nonce is not known just now", rerr))
+			}
+			return b, err
+		}
+		if q.next <= tried {
+			return b, err // fenced, and not for its nonce
+		}
+		if b, err = q.attempt(ctx, f, its, gas); !errors.Is(err, ledger.ErrFenced) {
+			return b, err
+		}
 	}
+}
+
+// attempt signs one batch with the next nonce and stores it.
+func (q *queue) attempt(ctx context.Context, f *Facilitator, its []item, gas uint64) (ledger.Batch, error) {
 	tx, calldata, err := f.Chain.Sign(ctx, q.next, gas, transfers(its))
 	if err != nil {
 		return ledger.Batch{}, errors.Join(errUnsigned, down("the transaction cannot be made just now", err))
@@ -87,7 +103,7 @@ func (q *queue) make(ctx context.Context, f *Facilitator, its []item, gas uint64
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
 	defer cancel()
 	if err := f.Book.Sign(ctx, b); err != nil {
-		q.known = false // another process may have taken the nonce, or this batch after all
+		q.known = false // another process may have taken the nonce, or this batch has it after all
 		return b, err
 	}
 	f.reached("t3.after")

@@ -112,8 +112,8 @@ func (f *Facilitator) readSettlement(s *ledger.Settlement) (*payment, error) {
 		return nil, err
 	}
 	asset := f.asset(s.Asset)
-	if asset == nil {
-		asset = &clawr.Asset{Network: s.Network, Address: s.Asset}
+	if asset == nil { // not allowed any more, and signed all the same
+		asset = &clawr.Asset{Network: s.Network, Address: s.Asset, Name: p.Accepted.Extra.Name, Version: p.Accepted.Extra.Version}
 	}
 	terms := p.Accepted
 	if p.Version == 1 {
@@ -163,7 +163,7 @@ func (f *Facilitator) Reconcile(ctx context.Context, p ledger.Payment) (ledger.O
 	if err != nil {
 		return ledger.Outcome{}, err
 	}
-	a, err := f.read(r.Payload, &r.Requirements, time.Time{})
+	a, err := f.read(r.Payload, &r.Requirements, time.Time{}, true)
 	if err != nil {
 		return ledger.Outcome{}, err
 	}
@@ -183,7 +183,7 @@ func (f *Facilitator) ended(ctx context.Context, a *payment, r Request, tx strin
 		return out
 	}
 	if !r.submitted {
-		return neverSubmitted(f.log(), a, v, reason, why)
+		return neverSubmitted(&f.warned, f.log(), a, v, reason, why)
 	}
 	switch {
 	case v.use == Paid:
@@ -205,7 +205,7 @@ func (f *Facilitator) ended(ctx context.Context, a *payment, r Request, tx strin
 // neverSubmitted judges an authorization that the chain knows before we sent
 // it. If it paid our payee, it may have bought something from another of the
 // payee's servers: the answer is withheld, and no other payment asked for.
-func neverSubmitted(log *slog.Logger, a *payment, v verdict, reason clawr.Code, why string) ledger.Outcome {
+func neverSubmitted(warned *keySet, log *slog.Logger, a *payment, v verdict, reason clawr.Code, why string) ledger.Outcome {
 	switch v.use {
 	case Cancelled, Elsewhere:
 		return notCharged(reason, why)
@@ -214,10 +214,32 @@ func neverSubmitted(log *slog.Logger, a *payment, v verdict, reason clawr.Code, 
 			return notCharged(reason, why)
 		}
 	}
-	log.Error("an authorization was consumed before it was submitted here: see whether another server sells for the same payTo",
-		"payer", a.Payer, "nonce", a.Nonce, "pay_to", a.payTo, "tx", v.Tx)
+	if warned.add(a.Key) {
+		log.Error("an authorization was consumed before it was submitted here: see whether another server sells for the same payTo",
+			"payer", a.Payer, "nonce", a.Nonce, "pay_to", a.payTo, "tx", v.Tx)
+	}
 	return ledger.Outcome{State: ledger.Unknown, Evidence: ledger.Evidence{Tx: v.Tx}, Reason: x402.ReasonNonceUsed,
 		Message: "the authorization was consumed before it was submitted here"}
+}
+
+// keySet remembers authorizations that the operator was told about, so that
+// asking again every few seconds does not tell them again.
+type keySet struct {
+	mu sync.Mutex
+	m  map[ledger.Key]bool
+}
+
+func (s *keySet) add(k ledger.Key) (added bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m[k] {
+		return false
+	}
+	if s.m == nil || len(s.m) >= 1024 {
+		s.m = make(map[ledger.Key]bool)
+	}
+	s.m[k] = true
+	return true
 }
 
 // verdict is what the chain shows of an authorization.

@@ -75,7 +75,7 @@ func (c *Client) first(ctx context.Context, p ledger.Payment, a *payment, r Requ
 		if err != nil {
 			return ledger.Outcome{}, down("the chain cannot be asked just now", err)
 		}
-		return neverSubmitted(c.log(), a, v, x402.ReasonNonceUsed, errConsumed.Message), nil
+		return neverSubmitted(&c.warned, c.log(), a, v, x402.ReasonNonceUsed, errConsumed.Message), nil
 	}
 	if e, ok := refusal(a.window(now)); ok {
 		return notCharged(e.Code, e.Message), nil

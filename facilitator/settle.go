@@ -47,7 +47,7 @@ func submittedOr(submitted bool, err error) (ledger.Outcome, error) {
 // is asking once. It waits for the block until ctx ends. An error means that
 // nothing was submitted.
 func (f *Facilitator) SettleFor(ctx context.Context, r Request) (ledger.Outcome, error) {
-	a, err := f.read(r.Payload, &r.Requirements, time.Time{})
+	a, err := f.read(r.Payload, &r.Requirements, time.Time{}, r.submitted)
 	if err != nil {
 		e, _ := refusal(err)
 		if e == nil {

@@ -362,3 +362,41 @@ func TestTheSignerWithoutGasSignsNothing(t *testing.T) {
 		t.Errorf("after it was funded: %+v, %v", out, err)
 	}
 }
+
+// What was submitted comes to its end, whatever is allowed by then.
+func TestASubmittedPaymentEndsThoughItIsNotAllowedAnyMore(t *testing.T) {
+	w := newWorld(t)
+	p := w.payment()
+	row := w.reserved(p)
+	w.ok(w.db.Submit(t.Context(), row.ID, row.Epoch, "https://gone.example"))
+	w.submitAs(w.stranger(), p)
+	w.fac.Assets, w.fac.AllowPayTo = nil, func(string) bool { return false }
+	want(t, w.settle(*w.row(row.Key)), ledger.Settled, "")
+}
+
+// Two processes may share a signer: the book gives each nonce to one of them.
+func TestTwoFacilitatorsShareASigner(t *testing.T) {
+	w := newWorld(t)
+	other := w.facilitator()
+	w.ok(other.Start(t.Context()))
+	var wg sync.WaitGroup
+	const n = 10
+	for i := range n {
+		row := w.reserved(w.payment())
+		f := w.fac
+		if i%2 == 1 {
+			f = other
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if out, err := f.Settle(ctx, row); err != nil || out.State != ledger.Settled {
+				t.Errorf("%+v, %v", out, err)
+			}
+		})
+	}
+	wg.Wait()
+	if w.spent() != n || w.units(w.payTo) != n*1000 {
+		t.Errorf("%d transactions moved %d units", w.spent(), w.units(w.payTo))
+	}
+}

@@ -35,7 +35,7 @@ func (f *Facilitator) Verify(ctx context.Context, p *x402.PaymentPayload, r x402
 	if err != nil {
 		return x402.VerifyResponse{}, down("the chain cannot be asked just now", err)
 	}
-	a, err := f.read(p, &r, now)
+	a, err := f.read(p, &r, now, false)
 	if err == nil {
 		err = f.judge(ctx, a)
 	}
@@ -52,8 +52,10 @@ func (f *Facilitator) Verify(ctx context.Context, p *x402.PaymentPayload, r x402
 }
 
 // read checks everything about p that needs no chain, in the SDK's order. Its
-// errors are refusals. A zero now leaves the window for later.
-func (f *Facilitator) read(p *x402.PaymentPayload, r *x402.Requirements, now time.Time) (*payment, error) {
+// errors are refusals. A zero now leaves the window for later. What was
+// submitted already is read even if it would not be allowed any more: it has to
+// come to its end.
+func (f *Facilitator) read(p *x402.PaymentPayload, r *x402.Requirements, now time.Time, submitted bool) (*payment, error) {
 	if r.Scheme != x402.SchemeExact || p.Accepted.Scheme != x402.SchemeExact {
 		return nil, refuse(x402.ReasonScheme, "only the scheme exact is settled here")
 	}
@@ -61,6 +63,9 @@ func (f *Facilitator) read(p *x402.PaymentPayload, r *x402.Requirements, now tim
 		return nil, refuse(x402.ReasonNetwork, "only payments on "+f.Network+" are settled here")
 	}
 	asset := f.asset(r.Asset)
+	if asset == nil && submitted {
+		asset = &clawr.Asset{Network: r.Network, Address: r.Asset, Name: r.Extra.Name, Version: r.Extra.Version}
+	}
 	if asset == nil {
 		return nil, refuse(ReasonAsset, "the asset is not one that is settled here")
 	}
@@ -68,7 +73,7 @@ func (f *Facilitator) read(p *x402.PaymentPayload, r *x402.Requirements, now tim
 	if err != nil {
 		return nil, err
 	}
-	if f.AllowPayTo != nil && !f.AllowPayTo(a.payTo) {
+	if f.AllowPayTo != nil && !submitted && !f.AllowPayTo(a.payTo) {
 		return nil, refuse(ReasonPayTo, "payments to "+a.payTo+" are not settled here")
 	}
 	return a, nil

@@ -8,7 +8,9 @@ import (
 	"testing"
 
 	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/holiman/uint256"
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/facilitator"
@@ -412,4 +414,44 @@ func TestMustPass13UndeployedWalletsAreRefusedWithoutCallingTheirFactory(t *test
 	// A wallet that is deployed needs no wrapper either.
 	b, terms := w.wallet(0)
 	w.refused(t, w.carrying(b, sig, terms), terms, x402.ReasonFactory)
+}
+
+// An account that delegates to code (EIP-7702) is asked like a contract: its
+// key alone says nothing any more.
+func TestMustPass13DelegatedAccountsHaveNoFallbackToTheirKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	terms := w.hostileTerms(0) // a token that believes any signature
+	p := w.signed(w.authorization(), terms)
+	if v, err := w.fac.Verify(t.Context(), p, terms); err != nil || !v.IsValid {
+		t.Fatalf("before it delegates: %+v, %v", v, err)
+	}
+	w.fund(w.payer, 0)
+	w.delegate(w.hostile("HostileWallet", number(1)))
+	w.refused(t, p, terms, x402.ReasonSignature)
+	w.delegate(w.hostile("HostileWallet", number(0)))
+	w.accepted(t, p, terms)
+}
+
+// delegate has the payer's account run the code at an address.
+func (w *world) delegate(to string) {
+	w.Helper()
+	key, err := crypto.HexToECDSA(w.payer.Reveal()[2:])
+	w.ok(err)
+	nonce, err := w.node.NonceAt(w.Context(), w.payer.Address())
+	w.ok(err)
+	id := uint256.NewInt(uint64(w.node.ChainID()))
+	auth, err := types.SignSetCode(key, types.SetCodeAuthorization{ChainID: *id, Address: common.HexToAddress(to), Nonce: nonce + 1})
+	w.ok(err)
+	tx, err := types.SignNewTx(key, types.LatestSignerForChainID(id.ToBig()), &types.SetCodeTx{ChainID: id, Nonce: nonce, GasTipCap: uint256.NewInt(1e9),
+		GasFeeCap: uint256.NewInt(20e9), Gas: 200_000, To: common.HexToAddress(w.payTo), AuthList: []types.SetCodeAuthorization{auth}})
+	w.ok(err)
+	raw, err := tx.MarshalBinary()
+	w.ok(err)
+	_, err = w.node.Broadcast(w.Context(), raw)
+	w.ok(err)
+	r, err := w.node.Wait(w.Context(), tx.Hash())
+	if err != nil || !r.OK {
+		w.Fatalf("%+v, %v", r, err)
+	}
 }
