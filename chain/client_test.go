@@ -239,7 +239,8 @@ func TestExpect(t *testing.T) {
 	}
 }
 
-func deploy(t *testing.T, w *world, name string) common.Address {
+// deploy puts one of the contracts that only tests use on the chain.
+func deploy(t *testing.T, w *world, name string, args ...byte) common.Address {
 	t.Helper()
 	b, err := os.ReadFile("devchain/contracts/" + name + ".json")
 	if err != nil {
@@ -249,11 +250,17 @@ func deploy(t *testing.T, w *world, name string) common.Address {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, err := devchain.Deploy(t.Context(), w.cl, w.signer, a)
+	at, err := devchain.Deploy(t.Context(), w.cl, w.signer, a, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return at
+}
+
+// deployWallet is a contract that payer owns.
+func deployWallet(t *testing.T, w *world) common.Address {
+	t.Helper()
+	return deploy(t, w, "ContractWallet", common.LeftPadBytes(w.payer.Address().Bytes(), 32)...)
 }
 
 func TestAsset(t *testing.T) {
