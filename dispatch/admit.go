@@ -45,7 +45,7 @@ func (c *call) windows(e *entry, caller string, price clawr.Amount) ([]meter.Win
 
 // takeQuota counts a free call against its caller's quota.
 func (d *Dispatcher) takeQuota(c *call) error {
-	c.ev.Caller = d.callers.hash(d.Salt, "addr:", c.addr)
+	c.ev.Caller = d.callers.hash(d.Salt, addrCaller, c.addr)
 	ws, want := c.windows(c.e, c.ev.Caller, 0)
 	if len(want) == 0 {
 		return nil

@@ -3,25 +3,26 @@ package dispatch
 import (
 	"encoding/base64"
 	"encoding/json"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/x402"
 )
 
-// challenge is what the 402s of one version have in common, rendered once:
-// only the quote, the URL, the request id and the reason differ. It is built
-// from pieces, because a 402 is the most frequent answer of all, and free.
+// challenge is what the 402s of one version have in common, rendered once by
+// x402's encoder and cut where they differ: at the reason, the URL and the
+// quote. A 402 is the most frequent answer of all, and free.
 type challenge struct {
-	units  int64
-	amount string // atomic units for that many units
-	head   string // header JSON from after the resource's URL up to the quote
-	tail   string // … and from there to the end
-	body   string // the same for the body, which version 1 clients read
-	bodyV1 string // network as the body names it
+	units   int64
+	amount  int64     // atomic units of the token, for that many units
+	header  [4]string // the JSON of PAYMENT-REQUIRED around reason, URL and quote
+	accepts [3]string // the body's accepts around URL and quote; without a URL there, [0] is empty
 }
 
 // terms are what is asked for e's version: the requirements without a quote.
@@ -31,6 +32,9 @@ func (d *Dispatcher) terms(e *entry, units int64) (x402.Requirements, error) {
 	}
 	if e.Network != "" && e.Network != d.Asset.Network {
 		return x402.Requirements{}, &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: "this API is sold on " + e.Network + ", which this node does not serve", Fix: "its operator must run a node for that network"}
+	}
+	if int64(e.Price) > math.MaxInt64/units {
+		return x402.Requirements{}, &clawr.Error{Code: clawr.CodeBadAmount, Message: "this call costs more than can be paid", Fix: "ask for less"}
 	}
 	atomic, err := (e.Price * clawr.Amount(units)).Atomic(d.Asset.Decimals)
 	if err != nil {
@@ -43,35 +47,68 @@ func (d *Dispatcher) terms(e *entry, units int64) (x402.Requirements, error) {
 	}, nil
 }
 
-// render makes the pieces for e. What a tenant says of itself is JSON-quoted
-// here, once.
+// maxDescription bounds a tenant's description in a challenge, in bytes: the
+// header has to fit what proxies take, about 4 KB.
+const maxDescription = 300
+
+// render makes the pieces for e.
 func (d *Dispatcher) render(e *entry, units int64) (*challenge, error) {
 	r, err := d.terms(e, units)
 	if err != nil {
 		return nil, err
 	}
-	q := func(s string) string { b, _ := json.Marshal(s); return string(b) }
-	c := &challenge{units: units, amount: r.Amount}
-	resource := `,"mimeType":"application/json"`
-	if e.Description != "" {
-		resource = `,"description":` + q(e.Description) + resource
+	c := &challenge{units: units}
+	c.amount, _ = strconv.ParseInt(r.Amount, 10, 64)
+	const reason, url, quote = "{reason}", "{url}", "{quote}"
+	r.Extra.Quote = quote
+	required := x402.PaymentRequired{Version: x402.Version, Error: reason, Accepts: []x402.Requirements{r},
+		Resource: x402.ResourceInfo{URL: url, Description: clip(e.Description, maxDescription), MimeType: "application/json"}}
+	raw, err := base64.StdEncoding.DecodeString(required.Header())
+	if err != nil {
+		return nil, err
 	}
-	seconds := strconv.FormatInt(r.MaxTimeoutSeconds, 10)
-	extra := `"extra":{"name":` + q(r.Extra.Name) + `,"version":` + q(r.Extra.Version) + `,"quote":"`
-	terms := `"asset":` + q(r.Asset) + `,"payTo":` + q(r.PayTo) + `,"maxTimeoutSeconds":` + seconds + `,`
-	c.head = resource + `},"accepts":[{"scheme":"exact","network":` + q(r.Network) + `,"amount":"` + r.Amount + `",` + terms + extra
-	c.tail = `"}}]}`
-	// The body serves version 1 clients too, so its entries carry both forms;
-	// their schema refuses a network without a version 1 name anywhere.
-	c.bodyV1 = x402.V1Name(r.Network)
-	network := r.Network
-	if c.bodyV1 != "" {
-		network = c.bodyV1
+	// Reason and URL stand before everything that a tenant may write, and the
+	// quote behind it.
+	var ok1, ok2, ok3 bool
+	c.header[0], c.header[1], ok1 = strings.Cut(string(raw), reason)
+	c.header[1], c.header[2], ok2 = strings.Cut(c.header[1], url)
+	c.header[2], c.header[3], ok3 = cutLast(c.header[2], quote)
+	accepts := string(required.AppendAccepts(nil))
+	if x402.V1Name(r.Network) != "" {
+		c.accepts[0], accepts, _ = strings.Cut(accepts, url)
 	}
-	c.body = `"accepts":[{"scheme":"exact","network":` + q(network) + `,"amount":"` + r.Amount + `","maxAmountRequired":"` + r.Amount + `","description":` + q(e.Description) +
-		`,"mimeType":"application/json",` + terms + extra
+	c.accepts[1], c.accepts[2], _ = cutLast(accepts, quote)
+	if !ok1 || !ok2 || !ok3 {
+		return nil, &clawr.Error{Code: clawr.CodeInternal, Message: "the challenge has another form than expected"}
+	}
 	return c, nil
 }
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// clip is s, or as much of it as fits n bytes.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
+
+// scratch is the memory of one challenge.
+type scratch struct{ json, header, url []byte }
+
+var scratches = sync.Pool{New: func() any {
+	return &scratch{json: make([]byte, 0, 2048), header: make([]byte, 0, 2048), url: make([]byte, 0, 256)}
+}}
 
 // challenge answers 402 with what is to be paid and why. reason is one of the
 // protocol's strings.
@@ -84,74 +121,96 @@ func (d *Dispatcher) challenge(c *call, reason clawr.Code, message string) error
 		}
 		c.e.challenge.Store(ch)
 	}
-	amount, _ := strconv.ParseInt(ch.amount, 10, 64)
-	quote := d.Quotes.Mint(c.e.ID, x402.Quote{Version: c.e.Version, Units: amount,
+	reason = reasonFor(reason)
+	var room [x402.QuoteLen]byte
+	quote := d.Quotes.Append(room[:0], c.e.ID, x402.Quote{Version: c.e.Version, Units: ch.amount,
 		Expires: c.start.Add(time.Duration(d.maxTimeoutSeconds()) * time.Second)})
-	url := d.resourceURL(c)
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	s.url = d.appendURL(s.url[:0], c)
 
-	buf := make([]byte, 0, 1024+2*len(url))
-	buf = append(buf, `{"x402Version":2,"error":"`...)
-	buf = append(buf, reason...)
-	buf = append(buf, `","resource":{"url":`...)
-	buf = appendString(buf, url)
-	buf = append(buf, ch.head...)
-	buf = append(buf, quote...)
-	buf = append(buf, ch.tail...)
+	b := append(s.json[:0], ch.header[0]...)
+	b = append(append(b, reason...), ch.header[1]...)
+	b = append(append(b, s.url...), ch.header[2]...)
+	b = append(append(b, quote...), ch.header[3]...)
+	s.header = base64.StdEncoding.AppendEncode(s.header[:0], b)
 	h := c.w.Header()
-	h[x402.HeaderRequired] = []string{base64.StdEncoding.EncodeToString(buf)}
+	h[x402.HeaderRequired] = []string{string(s.header)}
 	h["Cache-Control"] = noStore
 	h["Content-Type"] = jsonType
 
-	buf = append(buf[:0], `{"x402Version":2,"ok":false,"error":"`...)
-	buf = append(buf, reason...)
-	buf = append(buf, `","message":`...)
-	buf = appendString(buf, message)
-	buf = append(buf, `,"fix":"pay as accepts says: clawr pay URL, or any x402 client","docs":`...)
-	buf = appendString(buf, d.docs(reason))
-	buf = append(buf, `,"requestId":"`...)
-	buf = append(buf, c.ev.RequestID...)
-	buf = append(buf, `",`...)
-	buf = append(buf, ch.body...)
-	buf = append(buf, quote...)
-	buf = append(buf, `"},"resource":`...)
-	buf = appendString(buf, url)
-	buf = append(buf, `}],"clawr":{"retry":"new_payment","hint":"sign a payment for one entry of accepts and send it as PAYMENT-SIGNATURE"}}`...)
-	h["Content-Length"] = []string{strconv.Itoa(len(buf))}
+	b = append(b[:0], `{"x402Version":2,"ok":false,"error":"`...)
+	b = append(append(b, reason...), `","message":`...)
+	b = appendString(b, message)
+	b = append(b, `,"fix":"pay as accepts says: clawr pay URL, or any x402 client","docs":`...)
+	b = appendString(b, d.docs(reason))
+	b = append(append(b, `,"requestId":"`...), c.ev.RequestID...)
+	b = append(b, `","accepts":`...)
+	if ch.accepts[0] != "" {
+		b = append(append(b, ch.accepts[0]...), s.url...)
+	}
+	b = append(append(b, ch.accepts[1]...), quote...)
+	b = append(b, ch.accepts[2]...)
+	b = append(b, `,"clawr":{"retry":"new_payment","hint":"sign a payment for one entry of accepts and send it as PAYMENT-SIGNATURE"}}`...)
+	s.json = b
+	h["Content-Length"] = []string{strconv.Itoa(len(b))}
 	if reason == clawr.CodeMissingPayment {
 		c.ev.Lifecycle = challenged
 	}
 	c.ev.Error = string(reason)
 	c.w.WriteHeader(http.StatusPaymentRequired)
 	if c.in.Method != http.MethodHead {
-		c.w.Write(buf)
+		c.w.Write(b)
 	}
 	return nil
 }
 
-// resourceURL is the URL that the caller asked for, as a client can ask again.
-// The host is a tenant's, known to the directory, or the configured one.
-func (d *Dispatcher) resourceURL(c *call) string {
-	u := c.in.URL
-	path := u.EscapedPath()
-	if u.RawQuery != "" {
-		path += "?" + u.RawQuery
+// maxURL bounds the URL in a challenge, which its sender can make as long as a
+// request may be: what does not fit is left out of the query.
+const maxURL = 1024
+
+// appendURL appends the URL that the caller asked for, as a client can ask
+// again. The host is a tenant's, known to the directory, or the configured one.
+// What has no place in a URL is escaped, so that the result needs no escaping
+// in JSON.
+func (d *Dispatcher) appendURL(b []byte, c *call) []byte {
+	if d.PublicURL != "" && c.byPath {
+		b = append(b, strings.TrimSuffix(d.PublicURL, "/")...)
+	} else {
+		scheme := d.Scheme
+		if c.in.TLS != nil {
+			scheme = "https"
+		} else if scheme == "" {
+			scheme = "http"
+		}
+		b = append(append(b, scheme...), "://"...)
+		b = appendEscaped(b, c.in.Host)
 	}
-	scheme := d.Scheme
-	switch {
-	case d.PublicURL != "" && c.in.URL.Path != c.URL.Path:
-		return strings.TrimSuffix(d.PublicURL, "/") + path
-	case c.in.TLS != nil:
-		scheme = "https"
-	case scheme == "":
-		scheme = "http"
+	b = append(b, c.in.URL.EscapedPath()...)
+	if q := c.in.URL.RawQuery; q != "" && len(b)+len(q) < maxURL {
+		b = appendEscaped(append(b, '?'), q)
 	}
-	return scheme + "://" + c.in.Host + path
+	return b
+}
+
+// appendEscaped appends s with everything percent-encoded that stands in no
+// URL: what is not printable ASCII, and the characters that JSON escapes.
+func appendEscaped(b []byte, s string) []byte {
+	const hex = "0123456789ABCDEF"
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' {
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		} else {
+			b = append(b, c)
+		}
+	}
+	return b
 }
 
 // appendString appends s as a JSON string. Nearly all that come here are plain.
 func appendString(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
 			q, _ := json.Marshal(s)
 			return append(b, q...)
 		}

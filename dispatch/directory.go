@@ -2,7 +2,6 @@ package dispatch
 
 import (
 	"context"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,40 +9,9 @@ import (
 	"github.com/402claw/clawr"
 )
 
-// Worker does the work of one version of one tenant.
-type Worker interface {
-	// Plan is pure. It gives the canonical form of the request (equal for equal
-	// questions), and the units that it costs: 0 is a free route. Its error is
-	// what the request is answered with once it is known not to be charged.
-	Plan(*http.Request) (canonical string, units int64, err error)
-	// Check says whether what is asked for exists, before money is reserved.
-	Check(context.Context, *http.Request) error
-	// Serve answers, or returns an error and has written nothing.
-	Serve(http.ResponseWriter, *http.Request) error
-}
-
-// Recomputer is a Worker whose answers are pure functions of the canonical
-// request, so that the book stores that and not the bytes.
-type Recomputer interface {
-	// Answer gives the body that Serve wrote for canonical, byte for byte.
-	Answer(ctx context.Context, canonical string) ([]byte, error)
-}
-
-// Tagger is a Worker that knows an answer's strong ETag without computing the
-// answer.
-type Tagger interface {
-	ETag(canonical string) string
-}
-
 // Tenants is where versions come from when they are not on sale any more.
 type Tenants interface {
 	TenantVersion(ctx context.Context, tenantID string, version int64) (clawr.Tenant, error)
-}
-
-// Workers opens what does the work.
-type Workers interface {
-	// Open gives the worker of t's version. It may be called often.
-	Open(ctx context.Context, t *clawr.Tenant) (Worker, error)
 }
 
 // Directory finds tenants. Look-ups read a snapshot: no lock, no query. The
@@ -75,13 +43,6 @@ type entry struct {
 	worker    atomic.Pointer[opened]
 }
 
-// opened is a worker with the optional interfaces that it has.
-type opened struct {
-	Worker
-	recompute Recomputer // may be nil
-	tag       Tagger     // may be nil
-}
-
 func newEntry(t clawr.Tenant) *entry {
 	return &entry{Tenant: t, idHeader: []string{t.ID}, owner: "@" + t.Owner,
 		limited: !t.Rate.PerCaller.IsZero() || !t.Rate.Global.IsZero() || t.Usage != (clawr.Quota{}) || t.Spend != (clawr.Caps{})}
@@ -98,6 +59,7 @@ func (d *Directory) Load(tenants []clawr.Tenant) {
 		if old != nil {
 			if was := old.byID[t.ID]; was != nil && was.Version == t.Version {
 				e.worker.Store(was.worker.Load())
+				e.challenge.Store(was.challenge.Load())
 			}
 		}
 		s.byID[t.ID], s.bySlug[t.Slug] = e, e
@@ -110,33 +72,48 @@ func (d *Directory) Load(tenants []clawr.Tenant) {
 	d.snapshot.Store(s)
 }
 
-// lookup finds the tenant that host and path mean, and the path that it sees.
-// A host that belongs to a tenant is all the tenant's.
+// lookup finds the tenant that host and path (escaped) mean, and the path that
+// it sees. A host that belongs to a tenant is all the tenant's.
 func (d *Directory) lookup(host, path string) (e *entry, rest string) {
 	s := d.snapshot.Load()
 	if s == nil {
-		return nil, ""
+		return nil, path
 	}
 	if e := s.byHost[hostname(host)]; e != nil {
 		return e, path
 	}
 	slug, ok := strings.CutPrefix(path, "/t/")
 	if !ok {
-		return nil, ""
+		return nil, path
 	}
 	rest = "/"
 	if i := strings.IndexByte(slug, '/'); i >= 0 {
 		slug, rest = slug[:i], slug[i:]
 	}
-	return s.bySlug[slug], rest
+	if e = s.bySlug[slug]; e == nil {
+		return nil, path
+	}
+	return e, rest
+}
+
+// byID finds the current entry of a tenant, nil if there never was one.
+func (d *Directory) byID(tenant string) *entry {
+	if s := d.snapshot.Load(); s != nil {
+		return s.byID[tenant]
+	}
+	return nil
+}
+
+// HasHost reports whether host is a tenant's.
+func (d *Directory) HasHost(host string) bool {
+	s := d.snapshot.Load()
+	return s != nil && s.byHost[hostname(host)] != nil
 }
 
 // version finds the entry of one version of a tenant, current or not.
 func (d *Directory) version(ctx context.Context, from Tenants, tenant string, version int64) (*entry, error) {
-	if s := d.snapshot.Load(); s != nil {
-		if e := s.byID[tenant]; e != nil && e.Version == version {
-			return e, nil
-		}
+	if e := d.byID(tenant); e != nil && e.Version == version {
+		return e, nil
 	}
 	key := versionKey{tenant, version}
 	if e, ok := d.versions.Load(key); ok {
@@ -159,9 +136,7 @@ func (e *entry) open(ctx context.Context, ws Workers) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{Worker: w}
-	o.recompute, _ = w.(Recomputer)
-	o.tag, _ = w.(Tagger)
+	o := newOpened(w)
 	e.worker.Store(o)
 	return o, nil
 }

@@ -6,9 +6,11 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -85,13 +87,15 @@ type Dispatcher struct {
 	Salt      []byte        // keys the hashes of callers
 	Node      string        // this process, in leases
 	PublicURL string        // scheme://host[:port] of /t/ URLs; empty: as the request came
-	Scheme    string        // of tenant hosts; empty: https
+	Scheme    string        // of other URLs that came without TLS; empty: http
 	Docs      string        // base URL of the documentation named in errors
 	Deadline  time.Duration // of a route, settlement included; 30 s
 	MaxBody   int64         // of a request, bytes; 1 MB
 	MaxAnswer int64         // of an answer, bytes; 64 MB
 	MaxFlight int64         // paid calls at a time; 4096
-	Now       func() time.Time
+	// Now is the clock, which moves as time does: deadlines are counted by it
+	// once and then kept by the runtime. nil: time.Now.
+	Now func() time.Time
 	// Failpoint, if not nil, is called at every numbered boundary of money.md.
 	Failpoint func(name string)
 
@@ -137,43 +141,68 @@ type call struct {
 	http.Request         // as the tenant sees it
 	url          urlCopy // what Request.URL points at, if the path was rewritten
 	in           *http.Request
-	w            *writer
+	w            writer
+	path         string // escaped, as the tenant sees it
+	byPath       bool   // routed by /t/{slug}/, and not by host
 	e            *entry
 	worker       *opened
 	canonical    string
 	units        int64
 	planErr      error
 	ev           usage.Event
-	booked       bool // the event is in the book: do not record it again
+	id           [1]string // the request id, as the value of its header
+	booked       bool      // the event is in the book: do not record it again
+	ended        bool      // it was answered
 	bodySHA      string
 	addr         string
 	start        time.Time
+	payment      bool                 // it carries one
+	v1           bool                 // … in version 1's header
 	receipt      *x402.SettleResponse // what an error's PAYMENT-RESPONSE says
-	v1           bool                 // the payment came in version 1's header
 }
 
 func (d *Dispatcher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{in: r, start: d.now()}
-	c.w = &writer{ResponseWriter: w}
-	c.ev = usage.Event{Time: c.start, RequestID: newRequestID(), Endpoint: r.URL.Path}
-	c.w.Header()["X-Request-Id"] = []string{c.ev.RequestID}
+	c.w.ResponseWriter = w
+	c.id[0] = newRequestID()
+	c.ev.Time, c.ev.RequestID = c.start, c.id[0]
+	w.Header()["X-Request-Id"] = c.id[:]
+	defer d.end(c)
 	if err := d.serve(c); err != nil {
 		d.fail(c, err)
 	}
-	if c.booked {
+	c.ended = true
+}
+
+// end records what c was. A panic of ours is answered as an internal error; an
+// answer that was cut short is not allowed to look whole.
+func (d *Dispatcher) end(c *call) {
+	if p := recover(); p != nil {
+		d.Log.ErrorContext(c.in.Context(), "panic", "requestId", c.ev.RequestID, "panic", p, "stack", string(debug.Stack()))
+		d.fail(c, &clawr.Error{Code: clawr.CodeInternal})
+	} else if !c.ended {
+		return // runtime.Goexit: nobody was answered
+	}
+	d.record(c)
+	if c.w.broken {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// record hands over the event of a call that has no row in the book to carry it.
+func (d *Dispatcher) record(c *call) {
+	if c.booked || c.e == nil {
 		return
 	}
-	c.ev.Status, c.ev.BytesOut = c.w.status, c.w.bytes
+	c.ev.Status, c.ev.BytesOut = max(c.w.status, http.StatusOK), c.w.bytes
 	c.ev.Latency = d.now().Sub(c.start)
-	if c.e != nil {
-		if c.ev.Lifecycle == "" {
-			c.ev.Lifecycle, c.ev.Countable = usage.Success, true
-		}
-		if c.ev.Caller == "" {
-			c.ev.Caller = d.callers.hash(d.Salt, "addr:", c.addr)
-		}
-		d.Usage.Record(c.ev)
+	if c.ev.Lifecycle == "" {
+		c.ev.Lifecycle, c.ev.Countable = usage.Success, true
 	}
+	if c.ev.Caller == "" {
+		c.ev.Caller = d.callers.hash(d.Salt, addrCaller, c.addr)
+	}
+	d.Usage.Record(c.ev)
 }
 
 // serve answers c, or returns the error that it is answered with.
@@ -182,31 +211,25 @@ func (d *Dispatcher) serve(c *call) error {
 	h := c.w.Header()
 	h["Access-Control-Allow-Origin"] = corsAny
 	h["Access-Control-Expose-Headers"] = corsExpose
-	e, rest := d.Directory.lookup(r.Host, r.URL.EscapedPath())
-	if r.Method == http.MethodOptions && e != nil {
+	if r.Method == http.MethodOptions {
 		return preflight(c)
 	}
-	c.addr = clientAddr(r)
-	payment, err := paymentHeader(r.Header)
-	if err != nil {
-		c.identify(e)
+	path := r.URL.EscapedPath()
+	e, rest := d.Directory.lookup(r.Host, path)
+	c.addr, c.path = clientAddr(r.RemoteAddr), rest
+	c.identify(e)
+	if err := c.rewrite(path); err != nil {
 		return err
 	}
-	if e == nil && payment.value != "" {
-		if done, err := d.orphan(c, payment); done || err != nil {
-			return err
-		}
+	pay, err := paymentHeader(r.Header)
+	if err != nil {
+		return err
+	}
+	if pay.value != "" {
+		return d.paid(c, pay)
 	}
 	if e == nil {
-		return &clawr.Error{Code: clawr.CodeTenantNotFound, Message: "no tenant answers here", Fix: "check the host, or the name after /t/"}
-	}
-	c.identify(e)
-	if err := c.rewrite(rest); err != nil {
-		return err
-	}
-	h["X-Tenant-Id"] = e.idHeader
-	if payment.value != "" {
-		return d.paid(c, payment)
+		return errNoTenant
 	}
 	if err := e.available(); err != nil {
 		return err
@@ -214,7 +237,9 @@ func (d *Dispatcher) serve(c *call) error {
 	if c.worker, err = e.open(r.Context(), d.Workers); err != nil {
 		return err
 	}
-	c.canonical, c.units, c.planErr = c.worker.Plan(&c.Request)
+	if err := d.plan(c); err != nil {
+		return err
+	}
 	if err := d.admit(c); err != nil {
 		return err
 	}
@@ -227,14 +252,31 @@ func (d *Dispatcher) serve(c *call) error {
 	return d.challenge(c, clawr.CodeMissingPayment, "this call costs money")
 }
 
+// errNoTenant is what is said where no tenant answers.
+var errNoTenant = &clawr.Error{Code: clawr.CodeTenantNotFound, Message: "no tenant answers here", Fix: "check the host, or the name after /t/"}
+
 // identify fills in whose event this is.
 func (c *call) identify(e *entry) {
 	if e == nil {
 		return
 	}
 	c.e = e
+	c.w.Header()["X-Tenant-Id"] = e.idHeader
 	c.ev.TenantID, c.ev.API, c.ev.Owner, c.ev.Directory = e.ID, e.Slug, e.owner, e.Directory
 	c.ev.Price = e.Price
+}
+
+// plan asks c's worker what c is. The worker's opinion of the request is kept
+// for later; an error is that it has none.
+func (d *Dispatcher) plan(c *call) error {
+	c.canonical, c.units, c.planErr = c.worker.Plan(&c.Request)
+	if c.planErr == nil && c.units < 0 {
+		c.planErr = errors.New("it costs a negative number of units")
+	}
+	if c.planErr != nil && !told(c.planErr) {
+		return d.failed(c.in.Context(), c, c.planErr)
+	}
+	return nil
 }
 
 // available says why a tenant does not take new calls.
@@ -262,28 +304,18 @@ func (d *Dispatcher) free(c *call) error {
 	if c.notModified() {
 		return nil
 	}
-	return d.guard(c, func() error { return c.worker.Serve(c.w, &c.Request) })
-}
-
-// guard turns a worker's panic into an error. What it says goes to the log.
-func (d *Dispatcher) guard(c *call, work func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			if p == http.ErrAbortHandler {
-				panic(p)
-			}
-			d.Log.ErrorContext(c.in.Context(), "worker panicked", "tenant", c.e.Slug, "version", c.e.Version, "panic", p)
-			err = &clawr.Error{Code: clawr.CodeWorkerFailure, Message: "the API failed; you were not charged", Fix: "try again later"}
-		}
-	}()
-	return work()
+	d.boundBody(c)
+	if err := c.worker.Serve(&c.w, &c.Request); err != nil {
+		return d.failed(c.in.Context(), c, err)
+	}
+	return nil
 }
 
 // notModified answers 304 if the caller holds this very answer. It is free:
 // the tag names the version and the question. "*" never matches.
 func (c *call) notModified() bool {
 	match := c.in.Header["If-None-Match"]
-	if len(match) == 0 || c.worker.tag == nil || c.planErr != nil || c.Method != http.MethodGet && c.Method != http.MethodHead {
+	if len(match) == 0 || c.worker.tag == nil || c.planErr != nil || !idempotent(c.Method) {
 		return false
 	}
 	tag := c.worker.tag.ETag(c.canonical)
@@ -296,6 +328,7 @@ func (c *call) notModified() bool {
 				h := c.w.Header()
 				h["Etag"] = []string{tag}
 				h["Cache-Control"] = cachePrivate
+				h["Vary"] = varyPayment
 				c.w.WriteHeader(http.StatusNotModified)
 				return true
 			}

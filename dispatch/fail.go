@@ -28,15 +28,37 @@ func unavailable(err error) *clawr.Error {
 		Fix: "send the same request again", RetryAfter: 2 * time.Second, Err: err}
 }
 
-// asRefusal makes an error of the protocol's rules a 402.
+// lookupFailed is what is said when it is not known whether the payment was
+// made before: nothing about charges.
+func lookupFailed(err error) *clawr.Error {
+	return &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: "payments cannot be looked up right now", Fix: "send the same PAYMENT-SIGNATURE again; do not sign a new one",
+		RetryAfter: 2 * time.Second, Err: err}
+}
+
+// asRefusal makes an error of the protocol's rules a 402. Any other is our own
+// failure, and refuses nothing.
 func asRefusal(err error) *clawr.Error {
 	e, ok := errors.AsType[*clawr.Error](err)
-	if !ok {
-		return &clawr.Error{Code: clawr.CodeInternal, Err: err}
+	if !ok || e.Code == clawr.CodeInternal {
+		return unavailable(err)
 	}
 	out := *e
-	out.Status = http.StatusPaymentRequired
+	out.Code, out.Status = reasonFor(e.Code), http.StatusPaymentRequired
 	return &out
+}
+
+// reasonFor keeps of a reason what looks like one. Facilitators are strangers
+// too, and what they say is put into headers that agents read.
+func reasonFor(r clawr.Code) clawr.Code {
+	for _, c := range []byte(r) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return clawr.CodePaymentRejected
+		}
+	}
+	if r == "" || len(r) > 80 {
+		return clawr.CodePaymentRejected
+	}
+	return r
 }
 
 func reasonOf(err error) string {
@@ -80,29 +102,35 @@ func (d *Dispatcher) fail(c *call, err error) {
 		d.Log.ErrorContext(c.in.Context(), "internal error", "requestId", c.ev.RequestID, "path", c.ev.Endpoint, "err", err)
 		e = &clawr.Error{Code: clawr.CodeInternal, Message: "internal error", Fix: "try again later, and give the request id to the operator"}
 	}
-	if c.w.status != 0 {
-		return // the answer is on its way already
-	}
 	status := e.HTTPStatus()
-	c.ev.Error = string(e.Code)
-	if c.ev.Lifecycle == "" {
-		c.ev.Lifecycle, c.ev.Countable = lifecycleOf(e.Code, status)
+	if !c.booked {
+		c.ev.Error = string(e.Code)
+		if c.ev.Lifecycle == "" {
+			c.ev.Lifecycle, c.ev.Countable = lifecycleOf(e.Code, status)
+		}
+	}
+	if c.w.status != 0 {
+		c.w.broken = true // the answer is on its way already
+		return
 	}
 	h := c.w.Header()
 	if c.receipt != nil {
 		c.setReceipt(c.receipt)
 	}
 	p := problem{Error: e.Code, Message: e.Message, Fix: e.Fix, Param: e.Param, Docs: d.docs(e.Code), RequestID: c.ev.RequestID}
-	p.Clawr = adviceFor(e, status)
+	p.Clawr = c.advice(e, status)
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(max(meter.Seconds(e.RetryAfter), 1), 10))
 	}
 	if status == http.StatusMethodNotAllowed {
 		h.Set("Allow", "GET, HEAD, OPTIONS")
 	}
+	for _, k := range []string{"Etag", "Link", "Content-Encoding", "Vary"} {
+		delete(h, k) // a worker's, who failed afterwards
+	}
 	h["Content-Type"] = jsonType
 	h["Cache-Control"] = noStore
-	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["X-Content-Type-Options"] = noSniff
 	b, _ := json.Marshal(p)
 	h["Content-Length"] = []string{strconv.Itoa(len(b))}
 	c.w.WriteHeader(status)
@@ -111,20 +139,31 @@ func (d *Dispatcher) fail(c *call, err error) {
 	}
 }
 
-func adviceFor(e *clawr.Error, status int) *advice {
+// advice is what whoever got e should do next. The payment that came along, if
+// any, decides: what may have been charged is sent again, what was given up is
+// not.
+func (c *call) advice(e *clawr.Error, status int) *advice {
 	a := &advice{Retry: "never", RetryAfter: meter.Seconds(e.RetryAfter)}
 	switch {
-	case e.Code == clawr.CodeSettlementPending || e.Code == clawr.CodeFacilitatorDown:
-		a.Retry, a.Hint = "same_payment", "send the same payment header again; do not sign a new one"
+	case c.receipt != nil && c.receipt.ErrorReason == clawr.CodeNotCharged:
+		if status >= 500 {
+			a.Retry = "after"
+		}
+		a.Hint = "this payment was not charged and is given up; sign a new one to ask again"
 	case e.Code == clawr.CodeAlreadyUsed || e.Code == clawr.CodeVersionGone:
 		a.Retry = "new_payment"
 	case status == http.StatusTooManyRequests && e.RetryAfter > 0, status >= 500:
 		a.Retry = "after"
+		if c.payment {
+			a.Retry, a.Hint = "same_payment", "send the same payment header again; do not sign a new one"
+		}
 	}
 	return a
 }
 
-// lifecycleOf sorts a refusal or failure for the analytics.
+// lifecycleOf sorts a refusal or failure for the analytics, and says whether it
+// counts as a call. What waits for its settlement counts by the event that its
+// payment has in the book, and by no other.
 func lifecycleOf(code clawr.Code, status int) (usage.Lifecycle, bool) {
 	switch code {
 	case clawr.CodeRateLimited:
@@ -134,7 +173,7 @@ func lifecycleOf(code clawr.Code, status int) (usage.Lifecycle, bool) {
 	case clawr.CodeCapExceeded:
 		return usage.SpendCap, false
 	case clawr.CodeSettlementPending:
-		return usage.Unsettled, true
+		return usage.Unsettled, false
 	case clawr.CodeTenantPaused, clawr.CodeOverloaded, clawr.CodeFacilitatorDown:
 		return usage.Failure, false
 	}

@@ -70,3 +70,10 @@ func (f *flights) wait(ctx, client context.Context, key ledger.Key) bool {
 		return false
 	}
 }
+
+// has reports whether somebody in this process works on key right now.
+func (f *flights) has(key ledger.Key) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.m[key] != nil
+}

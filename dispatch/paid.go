@@ -55,63 +55,77 @@ func (d *Dispatcher) parse(h header) (*payment, error) {
 	return p, nil
 }
 
-// paid answers a call that carries a payment.
+// paid answers a call that carries a payment: by the row of its authorization,
+// if that has one, and else by taking it. The row comes before everything that
+// could refuse a new payment, because a settled payment would fail all of it,
+// and before any tenant: the hosts of a removed one go, the answers that it
+// sold do not.
 func (d *Dispatcher) paid(c *call, h header) error {
+	c.payment, c.v1 = true, h.v1
 	p, err := d.parse(h)
 	if err != nil {
 		return err
 	}
-	c.v1 = p.v1
-	if err := d.readBody(c); err != nil {
-		return err
-	}
-	done, err := d.known(c, p)
-	if done || err != nil {
-		return err
+	row, err := d.Book.Find(c.in.Context(), p.key)
+	switch {
+	case err != nil:
+		return lookupFailed(err)
+	case row != nil:
+		return d.standing(c, p, row)
+	case c.e == nil:
+		return errNoTenant
 	}
 	return d.buy(c, p)
 }
 
-// known answers a call whose authorization has a row: with the stored answer,
-// or with why there is none (yet). It comes before everything that could
-// refuse a new payment, because a settled payment would fail all of it.
-func (d *Dispatcher) known(c *call, p *payment) (done bool, err error) {
-	row, err := d.Book.Find(c.in.Context(), p.key)
-	if err != nil {
-		return true, unavailable(err)
-	}
-	if row == nil {
-		return false, nil
-	}
-	return true, d.standing(c, p, row)
-}
-
 // standing answers a call whose payment is row.
 func (d *Dispatcher) standing(c *call, p *payment, row *ledger.Payment) error {
-	c.ev.Lifecycle, c.ev.Caller = "", d.callers.hash(d.Salt, "payer:", row.Payer)
+	c.ev.Lifecycle = ""
+	if !d.mayHave(c, p, row) {
+		return &clawr.Error{Code: clawr.CodeAlreadyUsed, Message: "this authorization was used already, in another payment", Fix: "ask without a payment and sign a new one"}
+	}
+	// From here on it is the buyer who asks, and nobody else can use up what he
+	// may ask for.
+	c.ev.Caller = d.callers.hash(d.Salt, payerCaller, row.Payer)
 	if got := d.Limiter.Allow("replay/"+row.ID, replayRate, c.start, 1); !got.OK {
 		got.Headers(c.w.Header().Set)
 		return got.Err()
 	}
-	if !d.mayHave(c, p, row) {
-		return &clawr.Error{Code: clawr.CodeAlreadyUsed, Message: "this authorization was used already, in another payment", Fix: "ask without a payment and sign a new one"}
-	}
 	elsewhere := &clawr.Error{Code: clawr.CodeBoundElsewhere, Message: "this payment bought another request", Fix: "send it to the request that it was made for, or sign a new one"}
+	asked := c.e
 	if c.e == nil || c.e.ID != row.TenantID {
-		return elsewhere
+		// A host may be nobody's by now, or another tenant's. The fingerprint names
+		// host and path, and decides.
+		current := d.Directory.byID(row.TenantID)
+		if current == nil {
+			return elsewhere
+		}
+		c.identify(current)
 	}
 	e, err := d.Directory.version(c.in.Context(), d.Tenants, row.TenantID, row.Version)
 	if err != nil {
-		return unavailable(err)
+		return d.stuck(c, row, err)
 	}
 	if c.worker, err = e.open(c.in.Context(), d.Workers); err != nil {
-		return unavailable(err)
+		return d.stuck(c, row, err)
 	}
-	if c.canonical, c.units, c.planErr = c.worker.Plan(&c.Request); c.planErr != nil || c.fingerprint(e, c.canonical) != row.Fingerprint {
+	if err := d.readBody(c); err != nil {
+		return err
+	}
+	c.canonical, c.units, c.planErr = c.worker.Plan(&c.Request)
+	switch {
+	case c.planErr != nil && !told(c.planErr):
+		return d.stuck(c, row, c.planErr)
+	case c.planErr != nil || c.fingerprint(e, c.canonical) != row.Fingerprint:
+		c.identify(asked)
 		return elsewhere
 	}
 	return d.follow(c, p, e, row)
 }
+
+// publicFor is how long a payment that was made without a quote answers the
+// address that made it, once everybody can read it on the chain.
+const publicFor = 10 * time.Minute
 
 // mayHave reports whether whoever sent p may have row's answer. An
 // authorization and its signature are public once they are settled, so that
@@ -125,76 +139,78 @@ func (d *Dispatcher) mayHave(c *call, p *payment, row *ledger.Payment) bool {
 	if row.QuoteSHA256 != "" {
 		return true
 	}
-	if !same(d.callers.hash(d.Salt, "addr:", c.addr), row.ClientAddrHash) {
+	if !same(d.callers.hash(d.Salt, addrCaller, c.addr), row.ClientAddrHash) {
 		return false
 	}
-	paid := row.Money == ledger.Mined || row.Money == ledger.Final
-	return !paid || c.start.Before(row.Updated.Add(10*time.Minute))
+	if row.Money != ledger.Mined && row.Money != ledger.Final {
+		return true
+	}
+	// The row does not say when it was mined, only when it was moved last, which
+	// finality does once more; but no chain mines an authorization that is over.
+	mined := row.Updated
+	if over := time.Unix(row.ValidBefore, 0); over.Before(mined) {
+		mined = over
+	}
+	return c.start.Before(mined.Add(publicFor))
 }
 
 // follow brings row to its end, or to the deadline, and answers accordingly.
+// Each turn of it waits for news, so it does not spin.
 func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) error {
 	ctx, cancel := d.detached(c)
 	defer cancel()
 	for {
 		switch {
 		case row.Money == ledger.Mined || row.Money == ledger.Final:
-			return d.replay(ctx, c, p, e, row)
+			return d.replay(ctx, c, e, row)
 		case row.Money == ledger.Released || row.Money == ledger.Dead:
 			reason := row.ErrorCode
 			if reason == "" {
 				reason = clawr.CodeNotCharged
 			}
 			return d.refuse(c, reason, "this payment was not charged and can not be used any more; sign a new one")
+		case d.flights.has(p.key):
+			// Somebody in this process brings it to its end.
 		case row.Work == ledger.Done:
+			defer d.flights.begin(p.key)()
 			return d.finish(ctx, c, p, e, row, nil)
 		case row.LeaseUntil.Before(d.now()) && idempotent(c.Method):
-			taken, err := d.Recovery.TakeOver(ctx, row.ID, row.Epoch, d.Node, d.lease())
-			if err == nil {
-				return d.perform(ctx, c, p, e, &taken)
-			}
-			if !errors.Is(err, ledger.ErrFenced) {
-				return unavailable(err)
+			if taken, err := d.takeOver(ctx, c, p, e, row); taken {
+				return err
+			} else if err != nil && !errors.Is(err, ledger.ErrFenced) {
+				return d.stuck(c, row, err)
 			}
 		}
 		if !d.flights.wait(ctx, c.in.Context(), p.key) {
-			return &clawr.Error{Code: clawr.CodeSettlementPending, Message: "this payment's request is still being worked on", Fix: "send the same header again", RetryAfter: time.Second}
+			err := d.pending(c, row, row.Tx)
+			err.Message, err.RetryAfter = "this payment's request is still being worked on", time.Second
+			return err
 		}
 		next, err := d.Book.Find(ctx, p.key)
 		if err != nil {
-			return unavailable(err)
+			return d.stuck(c, row, err)
 		}
 		if next == nil {
-			return &clawr.Error{Code: clawr.CodeInternal, Err: errors.New("a payment disappeared from the book")}
+			return d.stuck(c, row, errors.New("a payment disappeared from the book"))
 		}
 		row = next
 	}
 }
 
-// orphan answers a call that no tenant's route matches, but whose payment is
-// known: a tenant's hosts go when it is removed, the answers it sold do not.
-func (d *Dispatcher) orphan(c *call, h header) (done bool, err error) {
-	p, err := d.parse(h)
+// takeOver does the work again that somebody began and did not end. It reports
+// whether it did; an error without that leaves everything as it was.
+func (d *Dispatcher) takeOver(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment) (bool, error) {
+	leave, err := d.enter()
+	if err != nil {
+		return true, err
+	}
+	defer leave()
+	defer d.flights.begin(p.key)()
+	taken, err := d.Recovery.TakeOver(ctx, row.ID, row.Epoch, d.Node, d.lease())
 	if err != nil {
 		return false, err
 	}
-	row, err := d.Book.Find(c.in.Context(), p.key)
-	if err != nil {
-		return false, unavailable(err)
-	}
-	if row == nil {
-		return false, nil
-	}
-	if s := d.Directory.snapshot.Load(); s != nil && s.byID[row.TenantID] != nil {
-		c.identify(s.byID[row.TenantID])
-	}
-	if err := c.rewrite(c.in.URL.EscapedPath()); err != nil {
-		return false, err
-	}
-	if err := d.readBody(c); err != nil {
-		return false, err
-	}
-	return true, d.standing(c, p, row)
+	return true, d.perform(ctx, c, p, e, &taken)
 }
 
 // buy takes a new payment: everything that can be refused without cost first,
@@ -204,25 +220,29 @@ func (d *Dispatcher) buy(c *call, p *payment) error {
 		return err
 	}
 	e, quoted, refusal := d.quoted(c, p)
-	worker, err := e.open(c.in.Context(), d.Workers)
-	if err != nil {
+	if refusal != nil && refusal.HTTPStatus() != http.StatusPaymentRequired {
+		return refusal
+	}
+	var err error
+	if c.worker, err = e.open(c.in.Context(), d.Workers); err != nil {
 		return unavailable(err)
 	}
-	c.worker = worker
-	c.canonical, c.units, c.planErr = worker.Plan(&c.Request)
+	if err := d.plan(c); err != nil {
+		return err
+	}
 	if err := d.admit(c); err != nil {
 		return err
 	}
-	if c.units == 0 || !e.Paid() {
+	switch {
+	case c.units == 0 || !e.Paid():
 		return d.free(c)
-	}
-	if c.notModified() {
+	case c.notModified():
 		return nil
-	}
-	if c.planErr != nil {
+	case c.planErr != nil:
 		return c.planErr
-	}
-	if refusal != nil {
+	case c.in.ContentLength > d.maxBody():
+		return d.bodyTooLarge()
+	case refusal != nil:
 		return d.refuse(c, refusal.Code, refusal.Message)
 	}
 	terms, err := d.terms(e, c.units)
@@ -235,18 +255,19 @@ func (d *Dispatcher) buy(c *call, p *payment) error {
 	if refusal := d.verify(c, p, &terms); refusal != nil {
 		return d.refusedButKnown(c, p, refusal)
 	}
-	c.ev.Caller = d.callers.hash(d.Salt, "payer:", p.key.Payer)
+	c.ev.Caller = d.callers.hash(d.Salt, payerCaller, p.key.Payer)
 	if err := d.check(c); err != nil {
 		return err
 	}
-	if d.MaxFlight > 0 && d.inFlight.Load() >= d.MaxFlight {
-		return &clawr.Error{Code: clawr.CodeOverloaded, Message: "too many paid calls are in work; you were not charged", Fix: "send the same request again", RetryAfter: time.Second}
+	if err := d.readBody(c); err != nil {
+		return err
 	}
 	return d.reserve(c, p, e, terms)
 }
 
 // quoted finds the version that p's quote promises, and its amount. Without a
-// quote it is the current one. A quote that does not hold is a refusal.
+// quote it is the current one. A quote that does not hold is a refusal, with
+// status 402; any other is a failure to look it up.
 func (d *Dispatcher) quoted(c *call, p *payment) (e *entry, units int64, refusal *clawr.Error) {
 	if p.quote == "" {
 		return c.e, 0, nil
@@ -255,8 +276,12 @@ func (d *Dispatcher) quoted(c *call, p *payment) (e *entry, units int64, refusal
 	if err != nil {
 		return c.e, 0, asRefusal(err)
 	}
-	if e, err = d.Directory.version(c.in.Context(), d.Tenants, c.e.ID, q.Version); err != nil {
-		return c.e, 0, &clawr.Error{Code: x402.ReasonQuoteForeign, Message: "the quote names a version that is gone"}
+	e, err = d.Directory.version(c.in.Context(), d.Tenants, c.e.ID, q.Version)
+	switch {
+	case clawr.CodeOf(err) == clawr.CodeTenantNotFound:
+		return c.e, 0, &clawr.Error{Code: x402.ReasonQuoteForeign, Status: http.StatusPaymentRequired, Message: "the quote names a version that is gone"}
+	case err != nil:
+		return c.e, 0, unavailable(err)
 	}
 	return e, q.Units, nil
 }
@@ -265,6 +290,9 @@ func (d *Dispatcher) quoted(c *call, p *payment) (e *entry, units int64, refusal
 // facilitator.
 func (d *Dispatcher) verify(c *call, p *payment, terms *x402.Requirements) *clawr.Error {
 	if _, err := x402.Match([]x402.Requirements{*terms}, p.PaymentPayload); err != nil {
+		return asRefusal(err)
+	}
+	if err := x402.CheckEcho(nil, p.Extensions, nil); err != nil {
 		return asRefusal(err)
 	}
 	// Time is the later of ours and the chain's: by either, the authorization
@@ -283,7 +311,8 @@ func (d *Dispatcher) verify(c *call, p *payment, terms *x402.Requirements) *claw
 	case err != nil:
 		return unavailable(err)
 	case !res.IsValid:
-		return &clawr.Error{Code: res.InvalidReason, Status: http.StatusPaymentRequired, Message: "the payment was refused: " + string(res.InvalidReason)}
+		reason := reasonFor(res.InvalidReason)
+		return &clawr.Error{Code: reason, Status: http.StatusPaymentRequired, Message: "the payment was refused: " + string(reason)}
 	case !strings.EqualFold(res.Payer, p.key.Payer):
 		return &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: "the facilitator answered for another payer; you were not charged", Fix: "send the same request again", RetryAfter: 5 * time.Second}
 	}
@@ -294,23 +323,31 @@ func (d *Dispatcher) verify(c *call, p *payment, terms *x402.Requirements) *claw
 // request may have paid meanwhile, and that is why it failed: then the twin's
 // answer counts, and no new payment is asked for.
 func (d *Dispatcher) refusedButKnown(c *call, p *payment, refusal *clawr.Error) error {
-	if done, err := d.known(c, p); done || err != nil {
-		return err
-	}
-	if refusal.HTTPStatus() == http.StatusServiceUnavailable {
+	row, err := d.Book.Find(c.in.Context(), p.key)
+	switch {
+	case err != nil:
+		return lookupFailed(err)
+	case row != nil:
+		return d.standing(c, p, row)
+	case refusal.HTTPStatus() != http.StatusPaymentRequired:
 		return refusal
 	}
 	return d.refuse(c, refusal.Code, refusal.Message)
 }
 
-// check asks the worker whether what is asked for exists.
+// check asks the worker whether what is asked for exists. What does not is not
+// charged, and has a budget, for the payer and for the address that he comes
+// from: wallets are free.
 func (d *Dispatcher) check(c *call) error {
 	err := c.worker.Check(c.in.Context(), &c.Request)
 	if err == nil {
 		return nil
 	}
-	if clawr.CodeOf(err) == clawr.CodeRecordNotFound {
-		if got := d.Limiter.Allow("miss/"+c.e.ID+"/"+c.ev.Caller, missRate, c.start, 1); !got.OK {
+	if clawr.CodeOf(err) != clawr.CodeRecordNotFound {
+		return d.failed(c.in.Context(), c, err)
+	}
+	for _, who := range []string{c.ev.Caller, c.addr} {
+		if got := d.Limiter.Allow("miss/"+c.e.ID+"/"+who, missRate, c.start, 1); !got.OK {
 			got.Headers(c.w.Header().Set)
 			return got.Err()
 		}
@@ -330,7 +367,12 @@ func (d *Dispatcher) refuse(c *call, reason clawr.Code, message string) error {
 	if _, units, _ := current.Plan(&c.Request); units > 0 {
 		c.units = units
 	}
-	c.ev.Lifecycle = invalid
+	if c.units == 0 || !c.e.Paid() {
+		return &clawr.Error{Code: clawr.CodeAlreadyUsed, Message: "this payment was not charged and can not be used any more, and this call is free now", Fix: "ask without a payment"}
+	}
+	if c.ev.Lifecycle == "" {
+		c.ev.Lifecycle = invalid
+	}
 	return d.challenge(c, reason, message)
 }
 

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -11,12 +12,16 @@ import (
 	"github.com/402claw/clawr/usage"
 )
 
-// How often what others left open is looked at, and how long a reservation
-// that nobody works on is kept for its buyer to come back for.
+// How often what others left open is looked at, how long it is theirs, how
+// long a payment rests that did not come to its end, and how long a
+// reservation that nobody works on is kept for its buyer to come back for.
 const (
-	recoverEvery = 3 * time.Second
-	abandoned    = 2 * time.Minute
-	recoverBatch = 256
+	recoverEvery  = 3 * time.Second
+	theirs        = 5 * time.Second
+	rest          = 15 * time.Second
+	abandoned     = 2 * time.Minute
+	recoverBatch  = 256
+	recoverAtOnce = 16
 )
 
 // Run brings payments to their end that no call is bringing there: after a
@@ -25,9 +30,10 @@ const (
 func (d *Dispatcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(recoverEvery)
 	defer tick.Stop()
+	resting := resting{}
 	for {
 		if d.Payments != nil {
-			if err := d.recover(ctx); err != nil && ctx.Err() == nil {
+			if err := d.recover(ctx, resting); err != nil && ctx.Err() == nil {
 				d.Log.WarnContext(ctx, "recovery", "err", err)
 			}
 		}
@@ -44,18 +50,27 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 }
 
+// resting is when payments that did not come to their end are tried again. The
+// oldest are always listed first: without it a few hundred that nothing can be
+// done about would keep all later ones waiting.
+type resting map[string]time.Time
+
 // recover settles what is answered but not settled, a few at a time.
-func (d *Dispatcher) recover(ctx context.Context) error {
-	open, err := d.Recovery.OpenPayments(ctx, recoverBatch)
+func (d *Dispatcher) recover(ctx context.Context, resting resting) error {
+	open, err := d.Recovery.OpenPayments(ctx, recoverBatch+len(resting))
 	if err != nil {
 		return err
 	}
+	now := d.now()
+	maps.DeleteFunc(resting, func(_ string, until time.Time) bool { return now.After(until) })
 	var wg sync.WaitGroup
-	room := make(chan struct{}, 16)
+	room := make(chan struct{}, recoverAtOnce)
 	for _, p := range open {
-		if d.flights.has(p.Key) {
+		// What moved a moment ago has a call at work on it, here or on another node.
+		if _, rests := resting[p.ID]; rests || d.flights.has(p.Key) || now.Sub(p.Updated) < theirs {
 			continue
 		}
+		resting[p.ID] = now.Add(rest)
 		room <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-room }()
@@ -71,8 +86,7 @@ func (d *Dispatcher) recover(ctx context.Context) error {
 func (d *Dispatcher) settleOpen(ctx context.Context, p ledger.Payment) {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline())
 	defer cancel()
-	end := d.flights.begin(p.Key)
-	defer end()
+	defer d.flights.begin(p.Key)()
 	out, err := d.Payments.Settle(ctx, p)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -83,16 +97,11 @@ func (d *Dispatcher) settleOpen(ctx context.Context, p ledger.Payment) {
 	if out.State != ledger.NotCharged || p.Money != ledger.Held {
 		return
 	}
+	// What becomes of the event that the answer was stored with.
+	reason := reasonFor(out.Reason)
 	ev := usage.Event{Time: d.now(), RequestID: newRequestID(), TenantID: p.TenantID, PaymentID: p.ID, Endpoint: p.Route,
-		Status: http.StatusPaymentRequired, Lifecycle: usage.SettleFailed, Error: string(out.Reason)}
-	if err := d.Book.Release(ctx, p.ID, p.Epoch, out.Reason, ev); err != nil && !errors.Is(err, ledger.ErrFenced) {
+		Status: http.StatusPaymentRequired, Lifecycle: usage.SettleFailed, Error: string(reason)}
+	if err := d.Book.Release(ctx, p.ID, p.Epoch, reason, ev); err != nil && !errors.Is(err, ledger.ErrFenced) {
 		d.Log.ErrorContext(ctx, "not released", "payment", p.ID, "err", err)
 	}
-}
-
-// has reports whether a call works on key right now.
-func (f *flights) has(key ledger.Key) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.m[key] != nil
 }

@@ -9,13 +9,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/x402"
 )
 
 type urlCopy = url.URL
@@ -54,39 +55,56 @@ func paymentHeader(h http.Header) (header, error) {
 	return p, nil
 }
 
-// rewrite makes c.Request what the tenant sees: the same request at path,
-// which is escaped.
+// maxEndpoint bounds the path in an event: strangers choose its length.
+const maxEndpoint = 512
+
+// rewrite makes c.Request what the tenant sees: the request, which came for
+// path, at c.path. Both are escaped, and so is the path in the event: no byte
+// of it can be one that a database refuses.
 func (c *call) rewrite(path string) error {
+	c.ev.Endpoint = c.path[:min(len(c.path), maxEndpoint)]
 	c.Request = *c.in
-	if path != c.in.URL.EscapedPath() {
-		c.url = *c.in.URL
-		p, err := url.PathUnescape(path)
-		if err != nil {
-			return &clawr.Error{Code: clawr.CodeNotFound, Message: "no such path", Fix: "see /v1/schema"}
-		}
-		c.url.Path, c.url.RawPath = p, ""
-		if strings.Contains(path, "%") {
-			c.url.RawPath = path
-		}
-		c.Request.URL = &c.url
+	if c.path == path {
+		return nil
 	}
-	c.ev.Endpoint = c.URL.Path
+	c.byPath = true
+	p, err := url.PathUnescape(c.path)
+	if err != nil {
+		return &clawr.Error{Code: clawr.CodeNotFound, Message: "no such path", Fix: "see /v1/schema"}
+	}
+	c.url = *c.in.URL
+	c.url.Path, c.url.RawPath = p, ""
+	if strings.Contains(c.path, "%") {
+		c.url.RawPath = c.path
+	}
+	c.Request.URL = &c.url
 	return nil
 }
 
-// readBody reads the body of a paid call, so that it can be hashed and then
-// handed to the worker. The body of an unpaid call is never read.
-func (d *Dispatcher) readBody(c *call) error {
-	limit := d.MaxBody
-	if limit <= 0 {
-		limit = 1 << 20
+func (d *Dispatcher) maxBody() int64 {
+	if d.MaxBody > 0 {
+		return d.MaxBody
 	}
+	return 1 << 20
+}
+
+// boundBody bounds the body that a free route's worker may read.
+func (d *Dispatcher) boundBody(c *call) {
+	if c.Body != nil && c.Body != http.NoBody {
+		c.Body = http.MaxBytesReader(&c.w, c.Body, d.maxBody())
+	}
+}
+
+// readBody reads the body of a paid call, so that it can be hashed and then
+// handed to the worker. It is read once it is known who pays for it, or who has
+// paid: a stranger cannot make us hold his.
+func (d *Dispatcher) readBody(c *call) error {
 	var b []byte
 	if c.in.Body != nil && c.in.Body != http.NoBody {
 		var err error
-		if b, err = io.ReadAll(http.MaxBytesReader(c.w, c.in.Body, limit)); err != nil {
+		if b, err = io.ReadAll(http.MaxBytesReader(&c.w, c.in.Body, d.maxBody())); err != nil {
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-				return &clawr.Error{Code: clawr.CodeBodyTooLarge, Message: "the body is over " + strconv.FormatInt(limit, 10) + " bytes", Fix: "send less"}
+				return d.bodyTooLarge()
 			}
 			return &clawr.Error{Code: clawr.CodeBadRequest, Message: "the body ended early", Fix: "send it again", Err: err}
 		}
@@ -101,12 +119,16 @@ func (d *Dispatcher) readBody(c *call) error {
 	return nil
 }
 
+func (d *Dispatcher) bodyTooLarge() error {
+	return &clawr.Error{Code: clawr.CodeBodyTooLarge, Message: "the body is over " + strconv.FormatInt(d.maxBody(), 10) + " bytes; nothing was charged", Fix: "send less"}
+}
+
 // fingerprint names the one request that a payment buys: a hash over tenant,
-// version, method, host, path, canonical query and body. Each part is length
-// prefixed, so that no two requests run together.
+// version, method, host, path (as it was sent), canonical query and body. Each
+// part is length prefixed, so that no two requests run together.
 func (c *call) fingerprint(e *entry, canonical string) string {
 	h := sha256.New()
-	for _, s := range []string{e.ID, strconv.FormatInt(e.Version, 10), c.Method, hostname(c.in.Host), c.URL.EscapedPath(), canonical, c.bodySHA} {
+	for _, s := range []string{e.ID, strconv.FormatInt(e.Version, 10), c.Method, hostname(c.in.Host), c.in.URL.EscapedPath(), canonical, c.bodySHA} {
 		h.Write(strconv.AppendInt(nil, int64(len(s)), 10))
 		h.Write([]byte{':'})
 		io.WriteString(h, s)
@@ -119,42 +141,66 @@ func hashHex(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-// clientAddr is the address of the peer, without its port.
-func clientAddr(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+// clientAddr names the peer: its address without the port. Of IPv6 it is the
+// /64, which is what one client is given: within it, it can have any address
+// that it likes.
+func clientAddr(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		host = remote
+	}
+	if strings.IndexByte(host, ':') < 0 {
 		return host
 	}
-	return r.RemoteAddr
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return host
+	}
+	if a = a.Unmap().WithZone(""); a.Is4() {
+		return a.String()
+	}
+	p, _ := a.Prefix(64)
+	return p.String()
 }
 
 // callerCache remembers the hashes of callers, because a free call should not
 // cost an HMAC. It is emptied when it is full.
 type callerCache struct {
-	m    sync.Map // kind+value → hash
-	size atomic.Int64
+	mu sync.RWMutex
+	m  map[callerKey]string
 }
+
+type callerKey struct{ kind, value string }
+
+// The kinds of callers.
+const (
+	addrCaller  = "addr:"
+	payerCaller = "payer:"
+)
 
 const maxCallers = 1 << 16
 
 // hash names a caller without giving it away: HMAC-SHA256 under salt, 16 hex.
 func (c *callerCache) hash(salt []byte, kind, value string) string {
 	key := callerKey{kind, value}
-	if h, ok := c.m.Load(key); ok {
-		return h.(string)
+	c.mu.RLock()
+	h, ok := c.m[key]
+	c.mu.RUnlock()
+	if ok {
+		return h
 	}
 	m := hmac.New(sha256.New, salt)
 	io.WriteString(m, kind)
 	io.WriteString(m, value)
-	h := hex.EncodeToString(m.Sum(nil)[:8])
-	if c.size.Add(1) > maxCallers {
-		c.m.Clear()
-		c.size.Store(1)
+	h = hex.EncodeToString(m.Sum(nil)[:8])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil || len(c.m) >= maxCallers {
+		c.m = make(map[callerKey]string)
 	}
-	c.m.Store(key, h)
+	c.m[key] = h
 	return h
 }
-
-type callerKey struct{ kind, value string }
 
 // Header values that never change. They are shared: nobody may append to them.
 var (
@@ -164,11 +210,28 @@ var (
 	corsMethods  = []string{"GET, HEAD, POST, OPTIONS"}
 	corsMaxAge   = []string{"86400"}
 	cachePrivate = []string{"private"}
+	cacheNone    = []string{"private, no-store"}
 	noStore      = []string{"no-store"}
+	varyPayment  = []string{"PAYMENT-SIGNATURE, X-PAYMENT"}
+	noSniff      = []string{"nosniff"}
 	jsonType     = []string{"application/json"}
 )
 
-// preflight answers OPTIONS, for which nobody can pay.
+// ours reports whether a header of an answer is not its worker's to set: it
+// belongs to the connection, to the payment, or to the dispatcher.
+func ours(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+		"Content-Length", "Date", "Cache-Control", "Set-Cookie", "X-Request-Id", "X-Tenant-Id", "Retry-After",
+		x402.HeaderRequired, x402.HeaderSignature, x402.HeaderResponse, x402.HeaderPaymentV1, x402.HeaderResponseV1,
+		"Extension-Responses", "Settlement-Overrides", "X-Clawr-Replayed":
+		return true
+	}
+	return strings.HasPrefix(name, "Access-Control-") || strings.HasPrefix(name, http.TrailerPrefix)
+}
+
+// preflight answers OPTIONS, for which nobody can pay. Everybody is answered:
+// the answers of a removed tenant are fetched from pages too.
 func preflight(c *call) error {
 	h := c.w.Header()
 	h["Access-Control-Allow-Headers"] = corsAllow
@@ -183,10 +246,11 @@ type writer struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	broken bool // the answer had begun when it failed
 }
 
 func (w *writer) WriteHeader(status int) {
-	if w.status == 0 {
+	if w.status == 0 && status >= 200 { // 1xx come before the answer
 		w.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -203,33 +267,3 @@ func (w *writer) Write(b []byte) (int, error) {
 
 // Unwrap is for http.ResponseController.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// buffer is the bounded response that the work of a paid call is written to:
-// nothing of it reaches the client before the money is settled.
-type buffer struct {
-	header http.Header
-	status int
-	body   []byte
-	limit  int64
-	over   bool
-}
-
-func (b *buffer) Header() http.Header { return b.header }
-
-func (b *buffer) WriteHeader(status int) {
-	if b.status == 0 {
-		b.status = status
-	}
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	if b.status == 0 {
-		b.status = http.StatusOK
-	}
-	if int64(len(b.body)+len(p)) > b.limit {
-		b.over = true
-		return 0, errors.New("dispatch: the answer is too large")
-	}
-	b.body = append(b.body, p...)
-	return len(p), nil
-}

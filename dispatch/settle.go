@@ -3,7 +3,6 @@ package dispatch
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -18,44 +17,62 @@ import (
 // detached is the context of everything after the reservation: the client's
 // hang-up ends none of it, only the route's own deadline does.
 func (d *Dispatcher) detached(c *call) (context.Context, context.CancelFunc) {
-	return context.WithDeadline(context.WithoutCancel(c.in.Context()), c.start.Add(d.deadline()))
+	return context.WithTimeout(context.WithoutCancel(c.in.Context()), d.deadline()-d.now().Sub(c.start))
 }
 
 // lease is how long a reservation is left alone after its owner went quiet:
 // nobody holds one for longer than a route's deadline.
 func (d *Dispatcher) lease() time.Duration { return d.deadline() + 5*time.Second }
 
+// enter counts a paid call in, if there is room. What is turned away here is
+// not reserved yet, or is nobody's work.
+func (d *Dispatcher) enter() (leave func(), err error) {
+	if n := d.inFlight.Add(1); d.MaxFlight > 0 && n > d.MaxFlight {
+		d.inFlight.Add(-1)
+		return nil, &clawr.Error{Code: clawr.CodeOverloaded, Message: "too many paid calls are in work; nothing was charged", Fix: "send the same request again", RetryAfter: time.Second}
+	}
+	return func() { d.inFlight.Add(-1) }, nil
+}
+
 // reserve claims the authorization and everything that the call takes from, in
-// one transaction. From there on the payment is spent on this request:
-// whatever happens, the reservation ends settled or released.
+// one transaction, and performs it.
 func (d *Dispatcher) reserve(c *call, p *payment, e *entry, terms x402.Requirements) error {
-	ws, counters := c.windows(e, c.ev.Caller, e.Price)
-	row, err := d.row(c, p, e, terms)
+	leave, err := d.enter()
 	if err != nil {
 		return err
 	}
+	conflict, err := d.claim(c, p, e, terms)
+	leave()
+	if conflict != nil { // with nothing of ours in flight: it is waited for
+		return d.standing(c, p, conflict)
+	}
+	return err
+}
+
+// claim reserves and performs, or gives the row that was there first. Once it
+// is reserved the payment is spent on this request: whatever happens, the
+// reservation ends settled or released.
+func (d *Dispatcher) claim(c *call, p *payment, e *entry, terms x402.Requirements) (first *ledger.Payment, err error) {
+	ws, counters := c.windows(e, c.ev.Caller, e.Price)
+	row, err := d.row(c, p, e, terms)
+	if err != nil {
+		return nil, err
+	}
 	row.Counters = counters
-	end := d.flights.begin(p.key)
-	defer end()
-	d.inFlight.Add(1)
-	defer d.inFlight.Add(-1)
+	defer d.flights.begin(p.key)()
 	ctx, cancel := d.detached(c)
 	defer cancel()
 	d.reached("verify.after")
 	got, err := d.Book.Reserve(ctx, row, d.Node, d.lease())
 	if conflict, ok := errors.AsType[*ledger.Conflict](err); ok {
-		end()
-		return d.standing(c, p, conflict.Payment)
+		return conflict.Payment, nil
 	}
 	if err != nil {
-		if err = c.exceeded(ws, err); clawr.CodeOf(err) == clawr.CodeInternal {
-			err = unavailable(err)
-		}
-		return err
+		return nil, unavailable(c.exceeded(ws, err))
 	}
 	d.reached("t1.after")
 	c.left(ws, got.Counters)
-	return d.perform(ctx, c, p, e, &got)
+	return nil, d.perform(ctx, c, p, e, &got)
 }
 
 // row is the payment as it is reserved. The quote is kept as a hash only: it
@@ -69,10 +86,10 @@ func (d *Dispatcher) row(c *call, p *payment, e *entry, terms x402.Requirements)
 	after, _ := p.exact.ValidAfter.Int64()
 	before, _ := p.exact.ValidBefore.Int64()
 	return ledger.Payment{
-		ID: "pay_" + newRequestID()[4:], TenantID: e.ID, Version: e.Version, Route: c.URL.Path, Scheme: x402.SchemeExact, Key: p.key,
+		ID: "pay_" + newRequestID()[4:], TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Scheme: x402.SchemeExact, Key: p.key,
 		PayTo: e.PayTo, Amount: amount, ValidAfter: after, ValidBefore: before,
 		Fingerprint: c.fingerprint(e, c.canonical), Payload: raw, PayloadSHA256: hashHex(raw), SignatureSHA256: p.signature,
-		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, "addr:", c.addr), Policy: ledger.SettleBeforeResponse,
+		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), Policy: ledger.SettleBeforeResponse,
 	}, nil
 }
 
@@ -82,25 +99,18 @@ func (d *Dispatcher) perform(ctx context.Context, c *call, p *payment, e *entry,
 	answer, err := d.work(ctx, c)
 	d.reached("worker.after")
 	c.paidEvent(e, row)
+	c.ev.Countable, c.ev.Billable = true, false
 	if err != nil {
-		c.ev.Lifecycle, c.ev.Countable, c.ev.Billable = usage.Failure, true, false
-		c.ev.Status, c.ev.Error, c.ev.Latency = statusOf(err), string(clawr.CodeOf(err)), d.now().Sub(c.start)
-		c.receipt = &x402.SettleResponse{ErrorReason: clawr.CodeNotCharged, Network: row.Network, Payer: row.Payer}
-		if rerr := d.Book.Release(ctx, row.ID, row.Epoch, clawr.CodeOf(err), c.ev); rerr != nil {
-			// The janitor releases it later; it was not submitted.
-			d.Log.ErrorContext(ctx, "not released", "payment", row.ID, "err", rerr)
-		} else {
-			c.booked = true
-		}
-		return err
+		return d.giveUp(ctx, c, row, err)
 	}
 	answer.Expires = d.answerExpiry(row)
-	c.ev.Lifecycle, c.ev.Countable = usage.Unsettled, true
+	c.ev.Lifecycle = usage.Unsettled
 	c.ev.Status, c.ev.BytesOut, c.ev.Latency = answer.Status, answer.Len, d.now().Sub(c.start)
 	if err := d.Book.Done(ctx, row.ID, row.Epoch, *answer, c.ev); err != nil {
 		if !errors.Is(err, ledger.ErrFenced) {
 			d.Log.ErrorContext(ctx, "answer not stored", "payment", row.ID, "err", err)
 		}
+		c.ev.Lifecycle = "" // nothing of it is in the book
 		return d.pending(c, row, "")
 	}
 	c.booked = true
@@ -108,6 +118,26 @@ func (d *Dispatcher) perform(ctx context.Context, c *call, p *payment, e *entry,
 	row.Work = ledger.Done
 	return d.finish(ctx, c, p, e, row, answer)
 }
+
+// giveUp releases row, whose work failed with err. Only then may the caller be
+// told that it was not charged: if somebody else has the row by now, he may
+// come to an end with it.
+func (d *Dispatcher) giveUp(ctx context.Context, c *call, row *ledger.Payment, err error) error {
+	c.ev.Lifecycle, c.ev.Status, c.ev.Error, c.ev.Latency = usage.Failure, statusOf(err), string(clawr.CodeOf(err)), d.now().Sub(c.start)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTime)
+	defer cancel()
+	if rerr := d.Book.Release(ctx, row.ID, row.Epoch, clawr.CodeOf(err), c.ev); rerr != nil {
+		d.Log.ErrorContext(ctx, "not released", "payment", row.ID, "err", rerr, "why", err)
+		c.ev.Lifecycle = ""
+		return d.pending(c, row, "")
+	}
+	c.booked = true
+	c.receipt = &x402.SettleResponse{ErrorReason: clawr.CodeNotCharged, Network: row.Network, Payer: row.Payer}
+	return err
+}
+
+// bookTime is how long a release may take when the deadline is over.
+const bookTime = 3 * time.Second
 
 // answerExpiry is until when the answer is kept: a day, and as long as the
 // authorization could still be charged (I13).
@@ -119,74 +149,37 @@ func (d *Dispatcher) answerExpiry(row *ledger.Payment) time.Time {
 	return day
 }
 
-// work has the worker answer into a bounded buffer.
-func (d *Dispatcher) work(ctx context.Context, c *call) (*ledger.Answer, error) {
-	limit := d.MaxAnswer
-	if limit <= 0 {
-		limit = 64 << 20
-	}
-	// The work gets what the deadline leaves when the settlement's share is
-	// taken off: a slow worker must not eat the settlement's time.
-	wctx, cancel := context.WithTimeout(ctx, max(d.deadline()*2/3, time.Second))
-	defer cancel()
-	buf := &buffer{header: http.Header{}, limit: limit}
-	err := d.guard(c, func() error { return c.worker.Serve(buf, c.Request.WithContext(wctx)) })
-	switch {
-	case err != nil && wctx.Err() != nil && clawr.CodeOf(err) == clawr.CodeInternal:
-		return nil, &clawr.Error{Code: clawr.CodeWorkerTimeout, Message: "the API took too long; you were not charged", Fix: "ask for less, or try again later", Err: err}
-	case buf.over:
-		return nil, &clawr.Error{Code: clawr.CodeWorkerFailure, Message: "the answer is too large; you were not charged", Fix: "ask for less"}
-	case err != nil && clawr.CodeOf(err) == clawr.CodeInternal:
-		d.Log.ErrorContext(ctx, "worker failed", "tenant", c.e.Slug, "version", c.e.Version, "err", err)
-		return nil, &clawr.Error{Code: clawr.CodeWorkerFailure, Message: "the API failed; you were not charged", Fix: "try again later", Err: err}
-	case err != nil:
-		return nil, err
-	case buf.status >= 400:
-		d.Log.ErrorContext(ctx, "worker refused", "tenant", c.e.Slug, "version", c.e.Version, "status", buf.status)
-		return nil, &clawr.Error{Code: clawr.CodeWorkerFailure, Message: "the API failed; you were not charged", Fix: "try again later"}
-	}
-	a := &ledger.Answer{Status: max(buf.status, http.StatusOK), Body: buf.body, SHA256: hashHex(buf.body), Len: int64(len(buf.body))}
-	for _, k := range slices.Sorted(maps.Keys(buf.header)) {
-		for _, v := range buf.header[k] {
-			a.Headers = append(a.Headers, [2]string{k, v})
-		}
-	}
-	if c.worker.recompute != nil && idempotent(c.Method) && a.Status == http.StatusOK {
-		a.Ref = c.canonical
-	}
-	return a, nil
-}
-
 // finish settles row, whose answer is stored, and hands the answer over.
-// answer is nil if another call stored it.
+// answer is nil if another call stored it: then this one is a resend, and the
+// event of the payment is not its own.
 func (d *Dispatcher) finish(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment, answer *ledger.Answer) error {
-	end := d.flights.begin(p.key)
-	defer end()
+	if d.Payments == nil {
+		return d.pending(c, row, "")
+	}
 	out, err := d.Payments.Settle(ctx, *row)
 	d.reached("settle.after")
 	if err != nil {
 		d.Log.WarnContext(ctx, "settlement not submitted", "payment", row.ID, "err", err)
 		return d.pending(c, row, "")
 	}
-	switch out.State {
-	case ledger.Settled:
+	switch {
+	case out.State == ledger.Settled && out.Tx != "" && out.BlockHash != "":
 		row.Evidence, row.Money = out.Evidence, ledger.Mined
 		if answer == nil {
-			return d.replay(ctx, c, p, e, row)
+			return d.replay(ctx, c, e, row)
 		}
-		c.ev.Billable, c.ev.Lifecycle = true, usage.Success
-		return d.respond(c, p, e, row, answer)
-	case ledger.NotCharged:
+		return d.respond(c, e, row, answer)
+	case out.State == ledger.NotCharged:
 		c.paidEvent(e, row)
-		c.ev.Lifecycle, c.ev.Countable, c.ev.Status, c.ev.Error = usage.SettleFailed, false, http.StatusPaymentRequired, string(out.Reason)
+		c.ev.Lifecycle, c.ev.Countable, c.ev.Billable = usage.SettleFailed, false, false
+		c.ev.Status, c.ev.Error = http.StatusPaymentRequired, string(reasonFor(out.Reason))
 		if row.Money == ledger.Held {
 			// Fenced means that it is dead or released already: as good.
-			if err := d.Book.Release(ctx, row.ID, row.Epoch, out.Reason, c.ev); err != nil && !errors.Is(err, ledger.ErrFenced) {
+			if err := d.Book.Release(ctx, row.ID, row.Epoch, reasonFor(out.Reason), c.ev); err != nil && !errors.Is(err, ledger.ErrFenced) {
 				d.Log.ErrorContext(ctx, "not released", "payment", row.ID, "err", err)
 				return d.pending(c, row, "")
 			}
 		}
-		c.booked = true
 		return d.refuseSettlement(c, row, out)
 	}
 	return d.pending(c, row, out.Tx)
@@ -195,54 +188,67 @@ func (d *Dispatcher) finish(ctx context.Context, c *call, p *payment, e *entry, 
 // refuseSettlement answers 402 with the settlement's reason: there is proof
 // that the payment was not charged and will not be.
 func (d *Dispatcher) refuseSettlement(c *call, row *ledger.Payment, out ledger.Outcome) error {
-	c.setReceipt(&x402.SettleResponse{ErrorReason: out.Reason, Network: row.Network, Payer: row.Payer})
-	return d.refuse(c, out.Reason, "the payment could not be settled; you were not charged")
+	reason := reasonFor(out.Reason)
+	c.setReceipt(&x402.SettleResponse{ErrorReason: reason, Network: row.Network, Payer: row.Payer})
+	return d.refuse(c, reason, "the payment could not be settled; you were not charged")
 }
 
 // pending is what is said while the authorization may still be charged: never
 // a 402, because clients answer those with a new payment.
-func (d *Dispatcher) pending(c *call, row *ledger.Payment, tx string) error {
+func (d *Dispatcher) pending(c *call, row *ledger.Payment, tx string) *clawr.Error {
 	c.receipt = &x402.SettleResponse{ErrorReason: clawr.CodeSettlementPending, Transaction: tx, Network: row.Network, Payer: row.Payer}
 	return &clawr.Error{Code: clawr.CodeSettlementPending, Message: "the payment is being settled", Fix: "send the same PAYMENT-SIGNATURE again; do not sign a new one", RetryAfter: 2 * time.Second}
 }
 
+// stuck is what is said when something of ours, which the log learns, keeps
+// the answer from whoever may have it. It says nothing of charges.
+func (d *Dispatcher) stuck(c *call, row *ledger.Payment, err error) error {
+	if clawr.CodeOf(err) == clawr.CodeVersionGone {
+		return err
+	}
+	if c.in.Context().Err() == nil {
+		d.Log.ErrorContext(c.in.Context(), "a payment's answer cannot be given", "payment", row.ID, "money", row.Money, "err", err)
+	}
+	out := d.pending(c, row, row.Tx)
+	out.Message, out.Err = "the answer to this payment cannot be given right now", err
+	return out
+}
+
 // replay answers with the stored answer, byte for byte.
-func (d *Dispatcher) replay(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment) error {
+func (d *Dispatcher) replay(ctx context.Context, c *call, e *entry, row *ledger.Payment) error {
 	answer, err := d.Book.Answer(ctx, row.ID)
 	if err != nil {
-		return unavailable(err)
+		return d.stuck(c, row, err)
 	}
 	if answer == nil {
 		return &clawr.Error{Code: clawr.CodeVersionGone, Message: "the answer that this payment bought is not kept any more", Fix: "sign a new payment to ask again"}
 	}
 	if answer.Body == nil && answer.Ref != "" {
-		if c.worker.recompute == nil {
-			return &clawr.Error{Code: clawr.CodeInternal, Err: errors.New("a stored answer has nobody to recompute it")}
-		}
-		if answer.Body, err = c.worker.recompute.Answer(ctx, answer.Ref); err != nil {
-			return unavailable(err)
+		if answer.Body, err = c.worker.answer(ctx, answer.Ref); err != nil {
+			return d.stuck(c, row, err)
 		}
 		if hashHex(answer.Body) != answer.SHA256 {
-			d.Log.ErrorContext(ctx, "a stored answer cannot be recomputed", "payment", row.ID, "tenant", e.Slug, "version", e.Version)
-			return &clawr.Error{Code: clawr.CodeInternal}
+			return d.stuck(c, row, errors.New("the stored answer cannot be recomputed"))
 		}
 	}
 	c.paidEvent(e, row)
 	c.ev.Lifecycle, c.ev.Billable, c.ev.Countable, c.ev.Billed = usage.Replayed, false, false, 0
 	c.w.Header()["X-Clawr-Replayed"] = []string{"true"}
-	return d.respond(c, p, e, row, answer)
+	return d.respond(c, e, row, answer)
 }
 
-// respond hands over an answer that is paid for.
-func (d *Dispatcher) respond(c *call, p *payment, e *entry, row *ledger.Payment, a *ledger.Answer) error {
+// respond hands over an answer that is paid for. No cache that others use may
+// keep it.
+func (d *Dispatcher) respond(c *call, e *entry, row *ledger.Payment, a *ledger.Answer) error {
 	h := c.w.Header()
 	for _, kv := range a.Headers {
 		h.Add(kv[0], kv[1])
 	}
 	h["Cache-Control"] = cachePrivate
 	if e.Kind != clawr.KindDataset {
-		h["Cache-Control"] = []string{"private, no-store"}
+		h["Cache-Control"] = cacheNone
 	}
+	h["Vary"] = append(slices.Clip(h["Vary"]), varyPayment...)
 	h["Content-Length"] = []string{strconv.FormatInt(a.Len, 10)}
 	c.setReceipt(&x402.SettleResponse{Success: true, Transaction: row.Tx, Network: row.Network, Payer: row.Payer})
 	d.reached("respond.before")
@@ -266,7 +272,9 @@ func (c *call) setReceipt(r *x402.SettleResponse) {
 	}
 }
 
-// paidEvent fills in what a payment tells about the request.
+// paidEvent fills in what a payment tells about the request: Price is that of
+// the whole call, which is what is billed once it is settled.
 func (c *call) paidEvent(e *entry, row *ledger.Payment) {
-	c.ev.PaymentID, c.ev.Price, c.ev.Units = row.ID, e.Price, c.units
+	c.ev.PaymentID, c.ev.Units = row.ID, c.units
+	c.ev.Price = e.Price * clawr.Amount(c.units)
 }
