@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
-	"hash/fnv"
 
 	"github.com/402claw/clawr"
 )
@@ -27,28 +26,54 @@ func badCursor(why string) *clawr.Error {
 		Fix: "take meta.next of the page before as it is, or begin without a cursor"}
 }
 
+// fnv1a continues the 64-bit FNV-1a hash of what came before with b.
+func fnv1a[S []byte | string](h uint64, b S) uint64 {
+	for i := 0; i < len(b); i++ {
+		h = (h ^ uint64(b[i])) * 1099511628211
+	}
+	return h
+}
+
+const fnvBasis = 14695981039346656037
+
 // questionHash is the part of a query that a cursor is good for.
 func (q *Query) questionHash(s *Schema) uint64 {
 	var tmp [512]byte
-	h := fnv.New64a()
-	_, _ = h.Write(q.appendFilters(tmp[:0], s))
-	return h.Sum64()
+	return fnv1a(fnvBasis, q.appendFilters(tmp[:0], s))
 }
 
 func (h *Handler) appendCursor(b []byte, s *Schema, q *Query, row uint32) []byte {
 	var raw [cursorSize]byte
-	_, _ = hex.Decode(raw[:8], []byte(s.Version))
+	_, _ = hex.AppendDecode(raw[:0], []byte(s.Version))
 	binary.BigEndian.PutUint64(raw[8:], q.questionHash(s))
 	binary.BigEndian.PutUint32(raw[16:], row)
-	h.mac(raw[:cursorBody], raw[cursorBody:])
+	sum := h.mac(raw[:cursorBody])
+	copy(raw[cursorBody:], sum[:])
 	return base64.RawURLEncoding.AppendEncode(b, raw[:])
 }
 
-func (h *Handler) mac(body, out []byte) {
-	m := hmac.New(sha256.New, h.CursorKey)
-	_, _ = m.Write([]byte("clawr cursor\x00"))
-	_, _ = m.Write(body)
-	copy(out, m.Sum(nil))
+// mac is HMAC-SHA-256 (RFC 2104) of a cursor's body, written out because
+// crypto/hmac allocates and this is done for every page.
+func (h *Handler) mac(body []byte) [sha256.Size]byte {
+	const label = "clawr cursor\x00"
+	var inner [sha256.BlockSize + len(label) + cursorBody]byte
+	var outer [sha256.BlockSize + sha256.Size]byte
+	key := h.CursorKey
+	if len(key) > sha256.BlockSize {
+		sum := sha256.Sum256(key)
+		key = sum[:]
+	}
+	copy(inner[:], key)
+	copy(outer[:], key)
+	for i := range sha256.BlockSize {
+		inner[i] ^= 0x36
+		outer[i] ^= 0x5c
+	}
+	copy(inner[sha256.BlockSize:], label)
+	copy(inner[sha256.BlockSize+len(label):], body)
+	sum := sha256.Sum256(inner[:])
+	copy(outer[sha256.BlockSize:], sum[:])
+	return sha256.Sum256(outer[:])
 }
 
 // openCursor verifies a cursor's MAC; version and row mean nothing before.
@@ -57,9 +82,8 @@ func (h *Handler) openCursor(token string) (version string, question uint64, row
 	if derr != nil || len(raw) != cursorSize {
 		return "", 0, 0, badCursor("it is not one of ours")
 	}
-	var sum [cursorSize - cursorBody]byte
-	h.mac(raw[:cursorBody], sum[:])
-	if !hmac.Equal(sum[:], raw[cursorBody:]) {
+	sum := h.mac(raw[:cursorBody])
+	if !hmac.Equal(sum[:cursorSize-cursorBody], raw[cursorBody:]) {
 		return "", 0, 0, badCursor("it is not one of ours")
 	}
 	return hex.EncodeToString(raw[:8]), binary.BigEndian.Uint64(raw[8:]), binary.BigEndian.Uint32(raw[16:]), nil

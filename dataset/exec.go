@@ -100,6 +100,9 @@ next:
 		}
 		e.preds = append(e.preds, p)
 	}
+	for i := range e.preds {
+		e.preds[i].index()
+	}
 	for _, w := range e.q.Words {
 		t, err := e.s.word(w, &e.m)
 		if err != nil {

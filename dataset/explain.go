@@ -62,10 +62,12 @@ func (h *Handler) Explain(ctx context.Context, target string) (*Explanation, err
 		f := &p.query.Filters[i]
 		c := &p.seg.cols[f.Col]
 		how := "each row is tested"
-		if pr, err := p.seg.predicate(f, &e.m); err != nil {
+		pr, err := p.seg.predicate(f, &e.m)
+		if err != nil {
 			return nil, err
-		} else if _, n, ok := pr.runs(); ok {
-			how = fmt.Sprintf("index, %d rows", n)
+		}
+		if pr.index(); pr.indexed {
+			how = fmt.Sprintf("index, %d rows", pr.size)
 		} else if pr.lazy != nil {
 			how = "the text of each row is tested"
 		}

@@ -2,14 +2,15 @@ package dataset
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"hash/fnv"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/402claw/clawr"
@@ -95,9 +96,7 @@ func notFound(path string) *clawr.Error {
 // are not told before a payment is there.
 func (h *Handler) Plan(r *http.Request) (canonical string, units int64, err error) {
 	p, err := h.plan(r.Method, r.URL.EscapedPath(), r.URL.RawQuery)
-	if p.release != nil {
-		p.release()
-	}
+	defer p.done()
 	if err != nil {
 		return p.path, p.units(), err
 	}
@@ -113,6 +112,19 @@ type planned struct {
 	seg     *Segment
 	at      page
 	release func() // of seg, if it is not the handler's own
+}
+
+var queries = sync.Pool{New: func() any { return new(Query) }}
+
+// done lets go of what the plan holds.
+func (p *planned) done() {
+	if p.release != nil {
+		p.release()
+	}
+	if p.query != nil {
+		queries.Put(p.query)
+	}
+	p.release, p.query = nil, nil
 }
 
 func (p *planned) units() int64 {
@@ -153,7 +165,9 @@ func (h *Handler) plan(method, path, rawQuery string) (p planned, err error) {
 	if err := h.pin(&p, rawQuery); err != nil {
 		return p, err
 	}
-	if p.query, err = parseQuery(p.seg.schema, rawQuery); err != nil {
+	p.query = queries.Get().(*Query)
+	p.query.reset()
+	if err := p.query.parse(p.seg.schema, rawQuery); err != nil {
 		return p, err
 	}
 	if p.query.Version == h.Segment.version {
@@ -238,9 +252,7 @@ func (h *Handler) position(p *planned) error {
 // Check says whether the record that r asks for exists: record_not_found if not.
 func (h *Handler) Check(_ context.Context, r *http.Request) error {
 	p, err := h.plan(r.Method, r.URL.EscapedPath(), r.URL.RawQuery)
-	if p.release != nil {
-		defer p.release()
-	}
+	defer p.done()
 	if err != nil || p.route != record {
 		return err
 	}
@@ -251,26 +263,27 @@ func (h *Handler) Check(_ context.Context, r *http.Request) error {
 // ETag is the strong validator of the answer to a canonical query: it differs
 // for each version and question.
 func (h *Handler) ETag(canonical string) string {
-	f := fnv.New128a()
-	_, _ = f.Write([]byte(h.Segment.id))
-	_, _ = f.Write([]byte(canonical))
-	if h.free(canonical) { // prices change without the data
-		b, _ := json.Marshal(h.Facts)
-		_, _ = f.Write(b)
+	a := fnv1a(fnv1a(fnvBasis, h.Segment.id), canonical)
+	b := fnv1a(fnv1a(fnv1a(fnvBasis, "again"), canonical), h.Segment.id)
+	if !strings.HasPrefix(canonical, recordsPath) { // prices change without the data
+		facts, _ := json.Marshal(h.Facts)
+		a = fnv1a(a, facts)
 	}
-	return `"` + hex.EncodeToString(f.Sum(nil)) + `"`
+	var tag [34]byte
+	tag[0], tag[33] = '"', '"'
+	var sum [16]byte
+	binary.BigEndian.PutUint64(sum[:], a)
+	binary.BigEndian.PutUint64(sum[8:], b)
+	hex.Encode(tag[1:], sum[:])
+	return string(tag[:])
 }
-
-func (h *Handler) free(canonical string) bool { return !strings.HasPrefix(canonical, recordsPath) }
 
 // Answer gives the body that Serve writes for a canonical query, byte for byte.
 // It is not bounded by CPU: whoever has its canonical form has paid.
 func (h *Handler) Answer(ctx context.Context, canonical string) ([]byte, error) {
 	path, query, _ := strings.Cut(canonical, "?")
 	p, err := h.plan(http.MethodGet, path, query)
-	if p.release != nil {
-		defer p.release()
-	}
+	defer p.done()
 	if err != nil {
 		return nil, err
 	}
@@ -281,13 +294,23 @@ func (h *Handler) Answer(ctx context.Context, canonical string) ([]byte, error) 
 // answered is an answer before it is written.
 type answered struct {
 	body  []byte
-	mime  string
+	mime  []string
 	next  string // of the next page, for formats that cannot say it
-	cache string
+	cache []string
 }
 
+// The values of headers are shared by all answers, and full, so that nobody
+// can append to them.
+var (
+	mimeJSON     = []string{"application/json"}
+	mimeNDJSON   = []string{"application/x-ndjson"}
+	mimeCSV      = []string{"text/csv; charset=utf-8"}
+	cachePrivate = []string{"private"}
+	cachePublic  = []string{"public, max-age=60"}
+)
+
 func (h *Handler) answer(ctx context.Context, p *planned, buf []byte, cpu time.Duration) (answered, error) {
-	a := answered{mime: "application/json", cache: "private"}
+	a := answered{mime: mimeJSON, cache: cachePrivate}
 	switch p.route {
 	case records:
 		return h.list(ctx, p, buf, cpu)
@@ -302,7 +325,7 @@ func (h *Handler) answer(ctx context.Context, p *planned, buf []byte, cpu time.D
 		a.body = append(append(b, p.seg.version...), `"}}`...)
 		return a, nil
 	}
-	a.cache = "public, max-age=60"
+	a.cache = cachePublic
 	var err error
 	a.body, err = h.freePage(p.route, buf)
 	return a, err
@@ -310,7 +333,7 @@ func (h *Handler) answer(ctx context.Context, p *planned, buf []byte, cpu time.D
 
 // list answers GET /v1/records.
 func (h *Handler) list(ctx context.Context, p *planned, b []byte, cpu time.Duration) (answered, error) {
-	a := answered{cache: "private"}
+	a := answered{cache: cachePrivate}
 	q, s := p.query, p.seg
 	e := executions.Get().(*execution)
 	defer e.close()
@@ -318,21 +341,22 @@ func (h *Handler) list(ctx context.Context, p *planned, b []byte, cpu time.Durat
 	if err != nil {
 		return a, err
 	}
-	var next []byte
+	var tmp [1024]byte
+	next := tmp[:0]
 	if r.more {
-		next = h.nextPage(p, r.rows[len(r.rows)-1])
+		next = h.nextPage(next, p, r.rows[len(r.rows)-1])
 	}
 	switch q.Format {
 	case NDJSON:
-		a.mime, a.next = "application/x-ndjson", string(next)
+		a.mime, a.next = mimeNDJSON, string(next)
 		for _, row := range r.rows {
 			b = append(s.appendRow(b, row, q), '\n')
 		}
 	case CSV:
-		a.mime, a.next = "text/csv; charset=utf-8", string(next)
+		a.mime, a.next = mimeCSV, string(next)
 		b = s.appendCSV(b, r.rows, q)
 	default:
-		a.mime = "application/json"
+		a.mime = mimeJSON
 		b = append(b, `{"data":[`...)
 		b = s.appendRows(b, r.rows, q)
 		b = append(b, `],"meta":{"version":"`...)
@@ -356,8 +380,8 @@ func (h *Handler) list(ctx context.Context, p *planned, b []byte, cpu time.Durat
 }
 
 // nextPage is the address of the page that follows.
-func (h *Handler) nextPage(p *planned, last uint32) []byte {
-	b := append(make([]byte, 0, 256), recordsPath+"?"...)
+func (h *Handler) nextPage(b []byte, p *planned, last uint32) []byte {
+	b = append(b, recordsPath+"?"...)
 	n := len(b)
 	if b = p.query.append(b, p.seg.schema, false); len(b) > n {
 		b = append(b, '&')
@@ -368,9 +392,7 @@ func (h *Handler) nextPage(p *planned, last uint32) []byte {
 // Serve answers r, or returns an error and has written nothing.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) error {
 	p, err := h.plan(r.Method, r.URL.EscapedPath(), r.URL.RawQuery)
-	if p.release != nil {
-		defer p.release()
-	}
+	defer p.done()
 	if err != nil {
 		return err
 	}
@@ -384,9 +406,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) error {
 		*buf = a.body
 	}
 	head := w.Header()
-	head.Set("Content-Type", a.mime)
-	head.Set("Cache-Control", a.cache)
-	head.Set("Etag", h.ETag(p.canonical()))
+	head["Content-Type"], head["Cache-Control"] = a.mime, a.cache
+	head["Etag"] = []string{h.ETag(p.canonical())}
 	if a.next != "" {
 		head.Set("Link", "<"+a.next+`>; rel="next"`)
 	}

@@ -92,7 +92,7 @@ func (o *oracle) answer(t testing.TB, rawQuery string) string {
 		text += fmt.Sprintf(`,"count":%d`, count)
 	}
 	if n > q.Limit {
-		return text + `,"next":"` + string(o.h.nextPage(&p, uint32(last-1))) + `"}}`
+		return text + `,"next":"` + string(o.h.nextPage(nil, &p, uint32(last-1))) + `"}}`
 	}
 	return text + `,"next":null}}`
 }

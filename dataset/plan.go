@@ -23,12 +23,15 @@ type plan struct {
 	column  string
 }
 
-// candidates gives candidate rows.
+// candidates gives candidate rows: a list and further ones behind it, rows whose
+// bit is set, or all from one to another.
 type candidates struct {
-	runs     [][]uint32 // lists, taken in turn
-	backward bool       // each list from its end
-	from, to int        // rows in their order, if runs is nil
-	bits     []uint64   // rows whose bit is set, from row from on, if not nil
+	listed   bool
+	list     []uint32
+	more     [][]uint32
+	backward bool // the list from its end
+	bits     []uint64
+	from, to int
 }
 
 // fill puts the next candidates into buf; none are left if it gives none.
@@ -47,24 +50,19 @@ func (s *candidates) fill(buf []uint32) []uint32 {
 			n++
 			s.from++
 		}
-	case s.runs != nil:
-		for len(s.runs) > 0 {
-			run := s.runs[0]
-			if len(run) == 0 {
-				s.runs = s.runs[1:]
-				continue
+	case s.listed:
+		for len(s.list) == 0 && len(s.more) > 0 {
+			s.list, s.more = s.more[0], s.more[1:]
+		}
+		if n = min(len(s.list), len(buf)); s.backward {
+			last := len(s.list) - 1
+			for i := range n {
+				buf[i] = s.list[last-i]
 			}
-			n = min(len(run), len(buf))
-			if s.backward {
-				for i := range n {
-					buf[i] = run[len(run)-1-i]
-				}
-				s.runs[0] = run[:len(run)-n]
-			} else {
-				copy(buf, run[:n])
-				s.runs[0] = run[n:]
-			}
-			break
+			s.list = s.list[:len(s.list)-n]
+		} else {
+			copy(buf, s.list[:n])
+			s.list = s.list[n:]
 		}
 	default:
 		n = min(len(buf), max(s.to-s.from, 0))
@@ -78,22 +76,27 @@ func (s *candidates) fill(buf []uint32) []uint32 {
 
 func (p *predicate) isRange() bool { return p.set == nil && p.list == nil && !p.not && p.lazy == nil }
 
-// runs are the parts of the column's order that meet p, if they are known
+// index finds the parts of the column's order that meet p, if they are known
 // without looking at rows: one for a range, one per value for a list.
-func (p *predicate) runs() (runs [][]uint32, n int, ok bool) {
+func (p *predicate) index() {
 	if p.c.perm == nil || p.not || p.set != nil || p.lazy != nil {
-		return nil, 0, false
+		return
 	}
+	p.indexed = true
 	if p.list == nil {
 		from, to := p.c.run(p.lo, p.hi)
-		return [][]uint32{p.c.perm[from:to]}, to - from, true
+		p.run, p.size = p.c.perm[from:to], to-from
+		return
 	}
 	for _, v := range p.list {
 		from, to := p.c.run(v, v)
-		runs = append(runs, p.c.perm[from:to])
-		n += to - from
+		p.runs = append(p.runs, p.c.perm[from:to])
+		p.size += to - from
 	}
-	return runs, n, true
+}
+
+func (p *predicate) candidates() candidates {
+	return candidates{listed: true, list: p.run, more: p.runs}
 }
 
 // The costs of what a plan does to one row, in units of a step of a scan.
@@ -109,9 +112,9 @@ func (e *execution) cheapest() plan {
 	n := float64(e.s.n)
 	best := plan{src: candidates{to: e.s.n}, pred: -1, word: -1, size: e.s.n, cost: n * costScan * float64(1+len(e.preds)+2*len(e.words)), name: "scan"}
 	for i := range e.preds {
-		runs, size, ok := e.preds[i].runs()
-		if ok && (float64(size)*costRandom <= best.cost || len(e.preds)+len(e.words) == 1) {
-			best = plan{src: candidates{runs: runs}, pred: i, word: -1, size: size, cost: float64(size) * costRandom, name: "index", column: e.preds[i].c.name}
+		p := &e.preds[i]
+		if p.indexed && (float64(p.size)*costRandom <= best.cost || len(e.preds)+len(e.words) == 1) {
+			best = plan{src: p.candidates(), pred: i, word: -1, size: p.size, cost: float64(p.size) * costRandom, name: "index", column: p.c.name}
 		}
 	}
 	for i := range e.words {
@@ -128,7 +131,7 @@ func (w *wordTest) source(rows int) candidates {
 	if w.bits != nil {
 		return candidates{bits: w.bits, to: rows}
 	}
-	return candidates{runs: [][]uint32{w.list}}
+	return candidates{listed: true, list: w.list}
 }
 
 // choose finds the plan of the page with the lowest cost.
@@ -145,15 +148,14 @@ func (e *execution) choose() plan {
 	best := plan{src: candidates{to: e.s.n}, pred: -1, word: -1, ordered: true, size: e.s.n, cost: n * part * costScan * tests, name: "scan"}
 	for i := range e.preds {
 		p := &e.preds[i]
-		runs, size, ok := p.runs()
-		if !ok {
+		if !p.indexed {
 			continue
 		}
-		c := plan{src: candidates{runs: runs}, pred: i, word: -1, size: size, name: "index", column: p.c.name}
-		if p.list == nil && p.lo == p.hi || size == 0 { // one value: its rows are in row order
-			c.ordered, c.cost = true, float64(size)*part*costRandom
+		c := plan{src: p.candidates(), pred: i, word: -1, size: p.size, name: "index", column: p.c.name}
+		if p.list == nil && p.lo == p.hi || p.size == 0 { // one value: its rows are in row order
+			c.ordered, c.cost = true, float64(p.size)*part*costRandom
 		} else {
-			c.cost = float64(size)*(costBit+costRandom) + n/64
+			c.cost = float64(p.size)*(costBit+costRandom) + n/64
 		}
 		if c.cost < best.cost {
 			best = c
@@ -177,8 +179,8 @@ func (e *execution) choose() plan {
 func (e *execution) selectivity() float64 {
 	part := 1.0
 	for i := range e.preds {
-		if _, size, ok := e.preds[i].runs(); ok {
-			part *= float64(size) / float64(e.s.n)
+		if e.preds[i].indexed {
+			part *= float64(e.preds[i].size) / float64(e.s.n)
 		} else {
 			part *= 0.5
 		}
@@ -194,8 +196,12 @@ func (e *execution) toBitmap(p *plan) {
 	words := (e.s.n + 63) / 64
 	e.bits = slices.Grow(e.bits[:0], words)[:words]
 	clear(e.bits)
-	for _, run := range p.src.runs {
-		for _, row := range run {
+	for {
+		rows := p.src.fill(e.buf[:])
+		if len(rows) == 0 {
+			break
+		}
+		for _, row := range rows {
 			e.bits[row>>6] |= 1 << (row & 63)
 		}
 	}
@@ -216,10 +222,9 @@ func (e *execution) seek(p *plan) {
 		switch {
 		case len(e.q.Sort) > 0:
 			e.seekSorted(p)
-		case p.src.runs != nil:
-			run := p.src.runs[0]
-			i, _ := slices.BinarySearch(run, uint32(after))
-			p.src.runs[0] = run[i:]
+		case p.src.listed:
+			i, _ := slices.BinarySearch(p.src.list, uint32(after))
+			p.src.list = p.src.list[i:]
 		default:
 			p.src.from = after
 		}
@@ -227,15 +232,14 @@ func (e *execution) seek(p *plan) {
 	}
 	if e.decided(p) && p.src.bits == nil {
 		p.need, p.skip = e.q.Limit+1, 0
+		skip := min(e.at.offset, len(p.src.list))
 		switch {
-		case p.src.runs == nil:
+		case !p.src.listed:
 			p.src.from = min(e.at.offset, e.s.n)
 		case p.src.backward:
-			run := p.src.runs[0]
-			p.src.runs[0] = run[:len(run)-min(e.at.offset, len(run))]
+			p.src.list = p.src.list[:len(p.src.list)-skip]
 		default:
-			run := p.src.runs[0]
-			p.src.runs[0] = run[min(e.at.offset, len(run)):]
+			p.src.list = p.src.list[skip:]
 		}
 	}
 }
@@ -256,11 +260,10 @@ func (e *execution) chooseSorted() plan {
 	best := e.cheapest()
 	best.cost += matches * costSort
 	if c.perm != nil {
-		walk := plan{src: candidates{runs: [][]uint32{c.perm}, backward: k.Desc}, pred: -1, word: -1, size: e.s.n, ordered: len(e.q.Sort) == 1, grouped: len(e.q.Sort) > 1, name: "order", column: c.name}
+		walk := plan{src: candidates{listed: true, list: c.perm, backward: k.Desc}, pred: -1, word: -1, size: e.s.n, ordered: len(e.q.Sort) == 1, grouped: len(e.q.Sort) > 1, name: "order", column: c.name}
 		for i := range e.preds {
 			if p := &e.preds[i]; p.c == c && p.isRange() {
-				from, to := c.run(p.lo, p.hi)
-				walk.pred, walk.size, walk.src.runs[0] = i, to-from, c.perm[from:to]
+				walk.pred, walk.size, walk.src.list = i, p.size, p.run
 			}
 		}
 		part := min(1, float64(e.need)/max(matches, 1))
@@ -295,30 +298,30 @@ func (c *column) values64() int {
 
 // seekSorted lets a walk over one column's order begin behind the cursor's row.
 func (e *execution) seekSorted(p *plan) {
-	c, run := &e.s.cols[e.q.Sort[0].Col], p.src.runs[0]
+	c, run := &e.s.cols[e.q.Sort[0].Col], p.src.list
 	n := c.ordinal(e.at.after)
 	i := sort.Search(len(run), func(i int) bool {
 		v := c.ordinal(run[i])
 		return v > n || v == n && run[i] >= e.at.after
 	})
 	if p.src.backward {
-		p.src.runs[0] = run[:i]
+		p.src.list = run[:i]
 		return
 	}
 	if i < len(run) && run[i] == e.at.after {
 		i++
 	}
-	p.src.runs[0] = run[i:]
+	p.src.list = run[i:]
 }
 
 // seekGroup lets a walk begin at the first row that has the value of the
 // cursor's row in the first column; compare leaves out the ones before it.
 func (e *execution) seekGroup(p *plan) {
-	c, run := &e.s.cols[e.q.Sort[0].Col], p.src.runs[0]
+	c, run := &e.s.cols[e.q.Sort[0].Col], p.src.list
 	n := c.ordinal(e.at.after)
 	if p.src.backward {
-		p.src.runs[0] = run[:sort.Search(len(run), func(i int) bool { return c.ordinal(run[i]) > n })]
+		p.src.list = run[:sort.Search(len(run), func(i int) bool { return c.ordinal(run[i]) > n })]
 		return
 	}
-	p.src.runs[0] = run[sort.Search(len(run), func(i int) bool { return c.ordinal(run[i]) >= n }):]
+	p.src.list = run[sort.Search(len(run), func(i int) bool { return c.ordinal(run[i]) >= n }):]
 }

@@ -17,6 +17,11 @@ type predicate struct {
 	not    bool     // the ordinals that are not null and outside
 	lazy   *Filter  // tests the text of each row; for dictionaries too large to try
 	m      *meter   // that lazy tests are charged to
+	// What index finds: the rows of a range, or of each value of a list.
+	indexed bool
+	run     []uint32
+	runs    [][]uint32
+	size    int
 }
 
 // lazyAbove is the size of a dictionary from which on its values are tested as

@@ -87,15 +87,19 @@ type Query struct {
 	Format  Format
 	Version string // pinned; "" is the current one
 	Cursor  string // as it came; position checks it
+
+	room       []Value // of the arguments of filters
+	sortRoom   [maxSort]SortKey
+	selectRoom []int
 }
 
-// parseQuery reads the raw query of a URL against a schema. Every error is a
-// 400 that names the parameter and, for an unknown one, the nearest column.
-func parseQuery(s *Schema, raw string) (*Query, error) {
-	q := &Query{Limit: defaultLimit}
-	return q, q.parse(s, raw)
+// reset makes q the empty query, and keeps its room.
+func (q *Query) reset() {
+	*q = Query{Filters: q.Filters[:0], room: q.room[:0], sortRoom: q.sortRoom, selectRoom: q.selectRoom, Words: q.Words[:0], Limit: defaultLimit}
 }
 
+// parse reads the raw query of a URL against a schema. Every error is a 400
+// that names the parameter and, for an unknown one, the nearest column.
 func (q *Query) parse(s *Schema, raw string) error {
 	if len(raw) > maxQuery {
 		return &clawr.Error{Code: CodeQueryTooLong, Message: fmt.Sprintf("the query has %d bytes, at most %d are possible", len(raw), maxQuery), Fix: "ask for less"}
@@ -133,9 +137,11 @@ func (q *Query) parse(s *Schema, raw string) error {
 	if q.Cursor != "" && q.Offset > 0 {
 		return &clawr.Error{Code: CodeInvalidCursor, Param: "offset", Message: "cursor and offset cannot stand together", Fix: "leave out offset: the cursor says where to go on"}
 	}
-	slices.SortFunc(q.Filters, func(a, b Filter) int {
-		return cmp.Or(strings.Compare(s.Columns[a.Col].Name, s.Columns[b.Col].Name), cmp.Compare(a.Op, b.Op))
-	})
+	if len(q.Filters) > 1 {
+		slices.SortFunc(q.Filters, func(a, b Filter) int {
+			return cmp.Or(strings.Compare(s.Columns[a.Col].Name, s.Columns[b.Col].Name), cmp.Compare(a.Op, b.Op))
+		})
+	}
 	return nil
 }
 
@@ -217,6 +223,7 @@ func oneOf(name, value string, of ...string) error {
 }
 
 func (q *Query) sort(s *Schema, value string) error {
+	q.Sort = q.sortRoom[:0]
 	for key := range strings.SplitSeq(value, ",") {
 		name, desc := strings.CutPrefix(key, "-")
 		c, err := s.wanted(name, "sort")
@@ -237,6 +244,8 @@ func (q *Query) sort(s *Schema, value string) error {
 }
 
 func (q *Query) choose(s *Schema, value string) error {
+	q.Select = q.selectRoom[:0]
+	defer func() { q.selectRoom = q.Select }()
 	for name := range strings.SplitSeq(value, ",") {
 		c, err := s.wanted(name, "select")
 		if err != nil {
@@ -295,11 +304,15 @@ func (q *Query) filter(s *Schema, name, value string) error {
 	if len(q.Filters) == maxFilters {
 		return over(name, fmt.Sprintf("there are more than %d filters", maxFilters))
 	}
-	args, err := s.Columns[c].args(name, op, value)
+	v, list, err := s.Columns[c].args(name, op, value)
 	if err != nil {
 		return err
 	}
-	q.Filters = append(q.Filters, Filter{c, op, args})
+	if op != In && op != Nin {
+		q.room = append(q.room, v)
+		list = q.room[len(q.room)-1:]
+	}
+	q.Filters = append(q.Filters, Filter{c, op, list[:len(list):len(list)]})
 	return nil
 }
 
@@ -317,36 +330,37 @@ func (s *Schema) unknown(name, col, op string) error {
 		Fix: fmt.Sprintf("did you mean the %s %s? All columns are in /v1/schema", kind, best+short(op))}
 }
 
-// args reads the value of a filter.
-func (c *Column) args(param string, op Op, value string) ([]Value, error) {
-	bad := func(why, fix string) ([]Value, error) {
-		return nil, &clawr.Error{Code: CodeInvalidValue, Param: param, Message: param + " " + why, Fix: fix}
+// args reads the value of a filter, or the values of in and nin.
+func (c *Column) args(param string, op Op, value string) (v Value, list []Value, err error) {
+	bad := func(why, fix string) (Value, []Value, error) {
+		return Value{}, nil, &clawr.Error{Code: CodeInvalidValue, Param: param, Message: param + " " + why, Fix: fix}
 	}
 	switch op {
 	case Null:
 		switch value {
 		case "true":
-			return []Value{{Num: 1}}, nil
+			return Value{Num: 1}, nil, nil
 		case "false":
-			return []Value{{}}, nil
+			return Value{}, nil, nil
 		}
 		return bad("takes true or false", "write "+param+"=true")
 	case In, Nin:
-		return parseList(c, param, value)
+		list, err = parseList(c, param, value)
+		return Value{}, list, err
 	case Prefix, Contains:
 		if c.Type != Text {
 			return bad(fmt.Sprintf("needs a text column, %s is %s", c.Name, c.Type), "use gte and lt for ranges")
 		}
 		if len(value) == 0 || len(value) > maxPattern {
-			return nil, over(param, fmt.Sprintf("%s takes 1 to %d bytes, not %d", param, maxPattern, len(value)))
+			return Value{}, nil, over(param, fmt.Sprintf("%s takes 1 to %d bytes, not %d", param, maxPattern, len(value)))
 		}
 	case Gt, Gte, Lt, Lte:
 		if c.Type == Bool {
 			return bad("cannot order true and false", "write "+c.Name+"=true")
 		}
 	}
-	v, err := parseValue(c, param, value)
-	return []Value{v}, err
+	v, err = parseValue(c, param, value)
+	return v, nil, err
 }
 
 // appendFilters writes what decides which rows an answer has and in what
