@@ -252,7 +252,9 @@ func TestClientCannotBeReached(t *testing.T) {
 	_, err = (&Client{HTTP: http.DefaultClient, Base: "::"}).Tenants(t.Context(), false)
 	wantCode(t, err, clawr.CodeUsage, "--server")
 	for _, h := range []http.HandlerFunc{
-		func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>bad gateway", http.StatusBadGateway) },
+		func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "<html>bad gateway", http.StatusBadGateway)
+		},
 		func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") },
 		func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) },
 	} {

@@ -12,8 +12,8 @@ import (
 	"github.com/402claw/clawr/usage"
 )
 
-// maxImport bounds the body of one import.
-const maxImport = 32 << 20
+// defaultImport bounds the body of one import.
+const defaultImport = 32 << 20
 
 type eventList struct {
 	Events []usage.Event `json:"events"` // newest last
@@ -47,8 +47,12 @@ func (h *Handler) listEvents(r *request) (any, error) {
 // importEvents reads everything before it keeps anything: a body with an
 // error in it changes nothing.
 func (h *Handler) importEvents(r *request) (any, error) {
+	limit := h.MaxImport
+	if limit <= 0 {
+		limit = defaultImport
+	}
 	var list []usage.Event
-	p, err := usage.Parse(http.MaxBytesReader(r.w, r.Body, maxImport), func(e usage.Event) error {
+	p, err := usage.Parse(http.MaxBytesReader(r.w, r.Body, limit), func(e usage.Event) error {
 		list = append(list, e)
 		return nil
 	})

@@ -3,8 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/url"
 	"strings"
 
 	"github.com/402claw/clawr"
@@ -31,16 +29,10 @@ type Rollback struct {
 
 func (h *Handler) show(t clawr.Tenant) Tenant { return Tenant{t, tenantURL(h.PublicURL, &t)} }
 
-// tenantURL is where callers reach t: on its host, unless this node is only
-// reached on this machine, where no host name leads to it.
+// tenantURL is where callers reach t: on its host, or below the node's own.
 func tenantURL(public string, t *clawr.Tenant) string {
 	const path = "/v1/records"
-	local := false
-	if u, err := url.Parse(public); err == nil && public != "" {
-		ip := net.ParseIP(u.Hostname())
-		local = u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
-	}
-	if len(t.Hosts) > 0 && !local {
+	if len(t.Hosts) > 0 {
 		return "https://" + t.Hosts[0] + path
 	}
 	return strings.TrimSuffix(public, "/") + "/t/" + t.Slug + path
@@ -120,11 +112,7 @@ func (h *Handler) setStatus(r *request, s clawr.Status) (any, error) {
 	if _, err := h.there(r); err != nil {
 		return nil, err
 	}
-	t, err := h.Tenants.SetStatus(r.Context(), r.PathValue("slug"), s, r.By.Name)
-	if err != nil {
-		return nil, err
-	}
-	return h.show(t), nil
+	return h.changed(r)(h.Tenants.SetStatus(r.Context(), r.PathValue("slug"), s, r.By.Name))
 }
 
 func (h *Handler) rollback(r *request) (any, error) {
@@ -138,9 +126,18 @@ func (h *Handler) rollback(r *request) (any, error) {
 	if _, err := h.there(r); err != nil {
 		return nil, err
 	}
-	t, err := h.Tenants.Rollback(r.Context(), r.PathValue("slug"), in.To, r.By.Name)
-	if err != nil {
-		return nil, err
+	return h.changed(r)(h.Tenants.Rollback(r.Context(), r.PathValue("slug"), in.To, r.By.Name))
+}
+
+// changed answers with what a tenant has become.
+func (h *Handler) changed(r *request) func(clawr.Tenant, error) (any, error) {
+	return func(t clawr.Tenant, err error) (any, error) {
+		if err != nil {
+			return nil, err
+		}
+		if h.Changed != nil {
+			h.Changed(r.Context())
+		}
+		return h.show(t), nil
 	}
-	return h.show(t), nil
 }
