@@ -32,6 +32,8 @@ func main() {
 // it reads from and writes to, so that a test can be the environment.
 var commands = []func(*env) *cobra.Command{
 	newDev, newServe, newDeploy,
+	newList, newShow, newPause, newResume, newRollback, newRemove, newExportDirectory,
+	newOwner, newToken, newEvents, newStats, newPayments,
 	newPay, newWallet, newFacilitator, newChain, newVersion,
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 //	waitfor FILE REGEXP  until the file matches, at most 15 s
 //	env-from FILE NAME REGEXP   set $NAME to the first group's match in the file
 //	key NAME             make a key: $NAME is the secret, $NAME_ADDR the address
+//	exits N COMMAND…     run a command, which must end with exit code N
 //	lossy NAME ADDR N    a proxy before ADDR, at $NAME, that passes on the next N requests with a payment but cuts the
 //	                     connection instead of replying
 func TestScripts(t *testing.T) {
@@ -52,7 +54,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "key": cmdKey, "lossy": cmdLossy,
+			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "key": cmdKey, "lossy": cmdLossy, "exits": cmdExits,
 		},
 	})
 }
@@ -263,6 +265,22 @@ func cmdKey(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Setenv(args[0], k.Reveal())
 	ts.Setenv(args[0]+"_ADDR", k.Address().Hex())
+}
+
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits N COMMAND…")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
 }
 
 // cmdLossy starts a proxy that loses replies to paid requests.

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/api"
+	"github.com/402claw/clawr/ledger"
+)
+
+func newPayments(e *env) *cobra.Command {
+	return group("payments", "Show who paid what, and where the money is", e.paymentsList(), e.paymentsShow())
+}
+
+func (e *env) paymentsList() *cobra.Command {
+	var q api.PaymentQuery
+	cmd := &cobra.Command{
+		Use: "list", Short: "List payments, newest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if q.Limit < 1 || q.Limit > 1000 {
+				return &clawr.Error{Code: clawr.CodeUsage, Param: "limit", Message: fmt.Sprintf("--limit %d is not between 1 and 1000", q.Limit), Fix: "--limit 100"}
+			}
+			states := []ledger.Money{"", ledger.Held, ledger.Released, ledger.Signed, ledger.Mined, ledger.Final, ledger.Dead}
+			if !slices.Contains(states, ledger.Money(q.Money)) {
+				return &clawr.Error{Code: clawr.CodeUsage, Param: "money", Message: fmt.Sprintf("--money %q is no state", q.Money), Fix: "--money held, released, signed, mined, final or dead"}
+			}
+			return e.managed(cmd.Context(), func(ctx context.Context, ctl *controller) error {
+				list, err := ctl.Payments(ctx, q)
+				if err != nil {
+					return err
+				}
+				return e.print(struct {
+					Payments []api.Payment `json:"payments"`
+				}{list}, func(w io.Writer) error {
+					var rows [][]string
+					for i := range list {
+						p := &list[i]
+						rows = append(rows, []string{p.ID, stamp(p.Created), dash(p.Tenant), amount(p), short(p.Payer), string(p.Work), string(p.Money), dash(short(p.Transaction)), dash(string(p.Error))})
+					}
+					return table(w, "PAYMENT TIME TENANT AMOUNT PAYER WORK MONEY TRANSACTION ERROR", rows)
+				})
+			})
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&q.Tenant, "tenant", "", "only to this `slug`")
+	fl.StringVar(&q.Payer, "payer", "", "only by this `address`")
+	fl.StringVar(&q.Money, "money", "", "only those whose money is held, released, signed, mined, final or dead")
+	fl.IntVar(&q.Limit, "limit", 100, "how many, at most 1000")
+	return cmd
+}
+
+// amount is what was paid, in USD if the token is known.
+func amount(p *api.Payment) string {
+	if p.AmountUSD != "" {
+		return "$" + p.AmountUSD
+	}
+	return p.Amount + " units"
+}
+
+func (e *env) paymentsShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show PAYMENT", Short: "Show one payment", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.managed(cmd.Context(), func(ctx context.Context, ctl *controller) error {
+				p, err := ctl.Payment(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return e.print(p, func(w io.Writer) error { return showPayment(w, &p) })
+			})
+		},
+	}
+}
+
+func showPayment(w io.Writer, p *api.Payment) error {
+	answer, block := "", ""
+	if p.Answer != nil {
+		answer = fmt.Sprintf("%d, %s, kept until %s", p.Answer.Status, byteSize(p.Answer.Bytes), stamp(p.Answer.Expires))
+	}
+	if p.BlockHash != "" {
+		block = fmt.Sprintf("%d (%s)", p.BlockNumber, p.BlockHash)
+	}
+	return facts(w,
+		"payment", p.ID, "tenant", fmt.Sprintf("%s version %d", dash(p.Tenant), p.Version), "route", p.Route, "amount", fmt.Sprintf("%s (%s units of %s)", amount(p), p.Amount, p.Asset),
+		"network", p.Network, "payer", p.Payer, "nonce", p.Nonce, "pay to", p.PayTo, "valid until", stamp(p.ValidBefore), "policy", string(p.Policy),
+		"work", string(p.Work), "money", string(p.Money), "facilitator", p.Facilitator, "batch", p.BatchID, "transaction", p.Transaction, "block", block,
+		"proof", p.Proof, "error", string(p.Error), "answer", answer, "reserved", stamp(p.Created), "updated", stamp(p.Updated))
+}
