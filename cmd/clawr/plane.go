@@ -112,7 +112,7 @@ func (n *node) control() http.Handler {
 }
 
 func (n *node) plane(authorize func(*http.Request) (api.Principal, error)) http.Handler {
-	h := &api.Handler{Tenants: n.db, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Segments: segments{n.env.segments()},
+	h := &api.Handler{Tenants: directory{n.db, n}, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Segments: segments{n.env.segments()},
 		Authorize: authorize, PublicURL: n.public, Docs: docsURL, Log: n.log}
 	if h.PublicURL == "" {
 		h.PublicURL = localURL
@@ -169,6 +169,38 @@ func (n *node) ready(w http.ResponseWriter, r *http.Request) {
 func (n *node) platform() http.Handler {
 	return api.NewPlatform(&api.Platform{Events: n.db, Authorize: api.Bearer(book{n.db}, n.clock), Public: n.set.openReports, Flush: n.usage.Flush,
 		Docs: docsURL, Log: n.log})
+}
+
+// directory is the store's, whose changes this process sells at once. Other
+// processes hear of them within a second.
+type directory struct {
+	*store.DB
+	node *node
+}
+
+func (d directory) Deploy(ctx context.Context, t clawr.Tenant, by string) (clawr.Tenant, error) {
+	return d.changed(ctx)(d.DB.Deploy(ctx, t, by))
+}
+
+func (d directory) SetStatus(ctx context.Context, slug string, status clawr.Status, by string) (clawr.Tenant, error) {
+	return d.changed(ctx)(d.DB.SetStatus(ctx, slug, status, by))
+}
+
+func (d directory) Rollback(ctx context.Context, slug string, to int64, by string) (clawr.Tenant, error) {
+	return d.changed(ctx)(d.DB.Rollback(ctx, slug, to, by))
+}
+
+// changed reloads what is sold after a change. The change is done by then, so
+// that a failure to reload is not its failure; Watch will try again.
+func (d directory) changed(ctx context.Context) func(clawr.Tenant, error) (clawr.Tenant, error) {
+	return func(t clawr.Tenant, err error) (clawr.Tenant, error) {
+		if err == nil {
+			if rerr := d.node.reload(ctx); rerr != nil {
+				d.node.log.WarnContext(ctx, "directory not reloaded", "err", rerr)
+			}
+		}
+		return t, err
+	}
 }
 
 // book gives the store's rows as the control plane calls them.
