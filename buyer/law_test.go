@@ -100,6 +100,7 @@ func (a *adversary) RoundTrip(r *http.Request) (*http.Response, error) {
 	if nonce != "" {
 		receipt("")
 		a.delivered[nonce] = true
+		a.charged[nonce] = a.charged[nonce] || a.now().Unix() < a.auths[nonce].until
 	}
 	return answer(r, 200, h, "the answer"), nil
 }
@@ -159,7 +160,7 @@ func onePurchaser(t *testing.T, rt *rapid.T) {
 	}
 	defer os.RemoveAll(dir)
 	w := wallet(t, dir)
-	perCall, perDay := clawr.Amount(5000), clawr.Amount(12000)
+	perCall, perDay := clawr.Amount(5000), clawr.Amount(7000)
 	if err := w.SetLimits(Limits{PerCall: perCall, PerDay: perDay}); err != nil {
 		rt.Fatal(err)
 	}
