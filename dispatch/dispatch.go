@@ -304,7 +304,9 @@ func (d *Dispatcher) free(c *call) error {
 	if c.notModified() {
 		return nil
 	}
-	d.boundBody(c)
+	if err := d.boundBody(c); err != nil {
+		return err
+	}
 	if err := c.worker.Serve(&c.w, &c.Request); err != nil {
 		return d.failed(c.in.Context(), c, err)
 	}

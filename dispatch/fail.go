@@ -154,12 +154,16 @@ func (c *call) advice(e *clawr.Error, status int) *advice {
 		a.Retry = "new_payment"
 	case status == http.StatusTooManyRequests && e.RetryAfter > 0, status >= 500:
 		a.Retry = "after"
-		if c.payment {
+		if c.payment && e.RetryAfter <= worthKeeping {
 			a.Retry, a.Hint = "same_payment", "send the same payment header again; do not sign a new one"
 		}
 	}
 	return a
 }
+
+// worthKeeping is how long a payment is kept for another try: by default it is
+// signed for 90 s, and must have half of them left.
+const worthKeeping = 30 * time.Second
 
 // lifecycleOf sorts a refusal or failure for the analytics, and says whether it
 // counts as a call. What waits for its settlement counts by the event that its

@@ -96,20 +96,22 @@ func TestMustPass02TamperedAccepted(t *testing.T) {
 		change func(*forged)
 		want   clawr.Code
 	}{
-		"amount":             {func(f *forged) { f.Accepted.Amount = "1" }, x402.ReasonNoMatch},
-		"asset":              {func(f *forged) { f.Accepted.Asset = "0x00000000000000000000000000000000000000bb" }, x402.ReasonNoMatch},
-		"asset in capitals":  {func(f *forged) { f.Accepted.Asset = "0x" + strings.ToUpper(usdc.Address[2:]) }, x402.ReasonNoMatch},
-		"payTo":              {func(f *forged) { f.Accepted.PayTo = x402.Lower(f.auth.From); f.auth.To = f.auth.From }, x402.ReasonNoMatch},
-		"network":            {func(f *forged) { f.Accepted.Network = "eip155:1" }, x402.ReasonNoMatch},
-		"scheme":             {func(f *forged) { f.Accepted.Scheme = "upto" }, x402.ReasonNoMatch},
-		"time":               {func(f *forged) { f.Accepted.MaxTimeoutSeconds = 1 << 40 }, x402.ReasonNoMatch},
-		"token name":         {func(f *forged) { f.Accepted.Extra.Name = "Fake" }, x402.ReasonNoMatch},
-		"token version":      {func(f *forged) { f.Accepted.Extra.Version = "" }, x402.ReasonNoMatch},
-		"one more member":    {func(f *forged) { f.Accepted.Rest = x402.Object{{Name: "free", Value: []byte("true")}} }, x402.ReasonNoMatch},
-		"quote of nobody":    {func(f *forged) { f.Accepted.Extra.Quote = strings.Repeat("A", x402.QuoteLen) }, x402.ReasonQuoteForeign},
-		"quote cut short":    {func(f *forged) { f.Accepted.Extra.Quote = f.Accepted.Extra.Quote[1:] }, x402.ReasonQuoteMalformed},
-		"quote with a bit":   {func(f *forged) { f.Accepted.Extra.Quote = flip(f.Accepted.Extra.Quote, 20) }, x402.ReasonQuoteForeign},
-		"quote of another":   {func(f *forged) { f.Accepted.Extra.Quote = w.d.Quotes.Mint(other.ID, x402.Quote{Version: 1, Units: price, Expires: w.now().Add(time.Minute)}) }, x402.ReasonQuoteForeign},
+		"amount":            {func(f *forged) { f.Accepted.Amount = "1" }, x402.ReasonNoMatch},
+		"asset":             {func(f *forged) { f.Accepted.Asset = "0x00000000000000000000000000000000000000bb" }, x402.ReasonNoMatch},
+		"asset in capitals": {func(f *forged) { f.Accepted.Asset = "0x" + strings.ToUpper(usdc.Address[2:]) }, x402.ReasonNoMatch},
+		"payTo":             {func(f *forged) { f.Accepted.PayTo = x402.Lower(f.auth.From); f.auth.To = f.auth.From }, x402.ReasonNoMatch},
+		"network":           {func(f *forged) { f.Accepted.Network = "eip155:1" }, x402.ReasonNoMatch},
+		"scheme":            {func(f *forged) { f.Accepted.Scheme = "upto" }, x402.ReasonNoMatch},
+		"time":              {func(f *forged) { f.Accepted.MaxTimeoutSeconds = 1 << 40 }, x402.ReasonNoMatch},
+		"token name":        {func(f *forged) { f.Accepted.Extra.Name = "Fake" }, x402.ReasonNoMatch},
+		"token version":     {func(f *forged) { f.Accepted.Extra.Version = "" }, x402.ReasonNoMatch},
+		"one more member":   {func(f *forged) { f.Accepted.Rest = x402.Object{{Name: "free", Value: []byte("true")}} }, x402.ReasonNoMatch},
+		"quote of nobody":   {func(f *forged) { f.Accepted.Extra.Quote = strings.Repeat("A", x402.QuoteLen) }, x402.ReasonQuoteForeign},
+		"quote cut short":   {func(f *forged) { f.Accepted.Extra.Quote = f.Accepted.Extra.Quote[1:] }, x402.ReasonQuoteMalformed},
+		"quote with a bit":  {func(f *forged) { f.Accepted.Extra.Quote = flip(f.Accepted.Extra.Quote, 20) }, x402.ReasonQuoteForeign},
+		"quote of another": {func(f *forged) {
+			f.Accepted.Extra.Quote = w.d.Quotes.Mint(other.ID, x402.Quote{Version: 1, Units: price, Expires: w.now().Add(time.Minute)})
+		}, x402.ReasonQuoteForeign},
 		"quote of a version": {func(f *forged) { f.Accepted.Extra.Quote = w.quote(9, price, time.Minute) }, x402.ReasonQuoteForeign},
 		"quote of a price":   {func(f *forged) { f.Accepted.Extra.Quote = w.quote(1, 1, time.Minute) }, x402.ReasonValue},
 		"quote too old":      {func(f *forged) { f.Accepted.Extra.Quote = w.quote(1, price, -time.Second) }, x402.ReasonQuoteExpired},
@@ -153,22 +155,24 @@ func TestMustPass03BadAuthorization(t *testing.T) {
 		change func(*forged)
 		want   clawr.Code
 	}{
-		"pays somebody else":  {func(f *forged) { f.auth.To = f.auth.From }, x402.ReasonRecipient},
-		"pays less":           {func(f *forged) { f.auth.Value = x402.Uint(price - 1) }, x402.ReasonValue},
-		"pays more":           {func(f *forged) { f.auth.Value = x402.Uint(price + 1) }, x402.ReasonValue},
-		"is over":             {func(f *forged) { f.auth.ValidBefore = x402.Uint(uint64(w.now().Unix() - 1)) }, x402.ReasonValidBefore},
-		"begins later":        {func(f *forged) { f.auth.ValidAfter = x402.Uint(uint64(w.now().Unix() + 30)) }, x402.ReasonValidAfter},
-		"another signer":      {func(f *forged) { f.key = key(t) }, x402.ReasonSignature},
-		"nobody's signature":  {func(f *forged) { f.sign = func([]byte) []byte { return make([]byte, 65) } }, x402.ReasonSignature},
-		"a signature cut":     {func(f *forged) { f.sign = func(s []byte) []byte { return s[:64] } }, x402.ReasonSignature},
-		"no signature":        {func(f *forged) { f.sign = func([]byte) []byte { return nil } }, ""},
-		"v 29":                {func(f *forged) { f.sign = func(s []byte) []byte { s[64] = 29; return s } }, x402.ReasonSignature},
-		"high s":              {func(f *forged) { f.sign = func(s []byte) []byte { return highS(s, half) } }, x402.ReasonSignature},
-		"another name":        {func(f *forged) { f.domain = x402.NewDomain("USD Coin", usdc.Version, 84532, token) }, x402.ReasonSignature},
-		"another version":     {func(f *forged) { f.domain = x402.NewDomain(usdc.Name, "1", 84532, token) }, x402.ReasonSignature},
-		"another chain":       {func(f *forged) { f.domain = x402.NewDomain(usdc.Name, usdc.Version, 8453, token) }, x402.ReasonSignature},
-		"another token":       {func(f *forged) { f.domain = x402.NewDomain(usdc.Name, usdc.Version, 84532, f.auth.From) }, x402.ReasonSignature},
-		"undeployed contract": {func(f *forged) { f.sign = func(s []byte) []byte { return append(s, bytes.Repeat([]byte{0x64, 0x92}, 16)...) } }, x402.ReasonFactory},
+		"pays somebody else": {func(f *forged) { f.auth.To = f.auth.From }, x402.ReasonRecipient},
+		"pays less":          {func(f *forged) { f.auth.Value = x402.Uint(price - 1) }, x402.ReasonValue},
+		"pays more":          {func(f *forged) { f.auth.Value = x402.Uint(price + 1) }, x402.ReasonValue},
+		"is over":            {func(f *forged) { f.auth.ValidBefore = x402.Uint(uint64(w.now().Unix() - 1)) }, x402.ReasonValidBefore},
+		"begins later":       {func(f *forged) { f.auth.ValidAfter = x402.Uint(uint64(w.now().Unix() + 30)) }, x402.ReasonValidAfter},
+		"another signer":     {func(f *forged) { f.key = key(t) }, x402.ReasonSignature},
+		"nobody's signature": {func(f *forged) { f.sign = func([]byte) []byte { return make([]byte, 65) } }, x402.ReasonSignature},
+		"a signature cut":    {func(f *forged) { f.sign = func(s []byte) []byte { return s[:64] } }, x402.ReasonSignature},
+		"no signature":       {func(f *forged) { f.sign = func([]byte) []byte { return nil } }, ""},
+		"v 29":               {func(f *forged) { f.sign = func(s []byte) []byte { s[64] = 29; return s } }, x402.ReasonSignature},
+		"high s":             {func(f *forged) { f.sign = func(s []byte) []byte { return highS(s, half) } }, x402.ReasonSignature},
+		"another name":       {func(f *forged) { f.domain = x402.NewDomain("USD Coin", usdc.Version, 84532, token) }, x402.ReasonSignature},
+		"another version":    {func(f *forged) { f.domain = x402.NewDomain(usdc.Name, "1", 84532, token) }, x402.ReasonSignature},
+		"another chain":      {func(f *forged) { f.domain = x402.NewDomain(usdc.Name, usdc.Version, 8453, token) }, x402.ReasonSignature},
+		"another token":      {func(f *forged) { f.domain = x402.NewDomain(usdc.Name, usdc.Version, 84532, f.auth.From) }, x402.ReasonSignature},
+		"undeployed contract": {func(f *forged) {
+			f.sign = func(s []byte) []byte { return append(s, bytes.Repeat([]byte{0x64, 0x92}, 16)...) }
+		}, x402.ReasonFactory},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := w.forge(request{}, c.change)
@@ -322,7 +326,7 @@ func TestMustPass07SameAuthorizationAfterALostReply(t *testing.T) {
 
 func TestMustPass08CrossResource(t *testing.T) {
 	w := newWorld(t)
-	w.deploy(clawr.Tenant{Slug: "sibling", Hosts: []string{"sibling.example.com"}})              // the same price and payTo
+	w.deploy(clawr.Tenant{Slug: "sibling", Hosts: []string{"sibling.example.com"}})          // the same price and payTo
 	w.deploy(clawr.Tenant{Slug: "post", Manifest: clawr.Manifest{Kind: clawr.KindFunction}}) // takes bodies
 	bought := w.payment(request{})
 	w.send(bought).is(200, "")
@@ -386,7 +390,9 @@ func TestMustPass11Amounts(t *testing.T) {
 		"18446744073709552616", // 2^64 + 1000
 	} {
 		q := w.forge(request{}, func(f *forged) {
-			f.json = func(s string) string { return strings.Replace(s, `"value":"1000"`, fmt.Sprintf(`"value":%q`, value), 1) }
+			f.json = func(s string) string {
+				return strings.Replace(s, `"value":"1000"`, fmt.Sprintf(`"value":%q`, value), 1)
+			}
 		})
 		if a := w.send(q); a.Code != 402 && a.Code != 400 {
 			t.Errorf("value %q: %d %s", value, a.Code, a.Body)
@@ -431,7 +437,9 @@ func TestMustPass13OnlyOurTokenAndPayTo(t *testing.T) {
 		"both, and no quote": func(f *forged) {
 			f.Accepted.Asset, f.Accepted.PayTo, f.auth.To, f.Accepted.Extra.Quote = evil, evil, common.HexToAddress(evil), ""
 		},
-		"token, by version 1": func(f *forged) { f.Version, f.domain = 1, x402.NewDomain(usdc.Name, usdc.Version, 84532, common.HexToAddress(evil)) },
+		"token, by version 1": func(f *forged) {
+			f.Version, f.domain = 1, x402.NewDomain(usdc.Name, usdc.Version, 84532, common.HexToAddress(evil))
+		},
 	} {
 		q := w.forge(request{v1: strings.HasSuffix(name, "1"), path: "/t/acme/v1/records"}, change)
 		if a := w.send(q); a.Code != 402 {

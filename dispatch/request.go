@@ -89,10 +89,14 @@ func (d *Dispatcher) maxBody() int64 {
 }
 
 // boundBody bounds the body that a free route's worker may read.
-func (d *Dispatcher) boundBody(c *call) {
+func (d *Dispatcher) boundBody(c *call) error {
+	if c.ContentLength > d.maxBody() {
+		return d.bodyTooLarge()
+	}
 	if c.Body != nil && c.Body != http.NoBody {
 		c.Body = http.MaxBytesReader(&c.w, c.Body, d.maxBody())
 	}
+	return nil
 }
 
 // readBody reads the body of a paid call, so that it can be hashed and then

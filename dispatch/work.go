@@ -111,6 +111,9 @@ func (d *Dispatcher) failed(ctx context.Context, c *call, err error) error {
 	if told(err) {
 		return err
 	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return d.bodyTooLarge()
+	}
 	d.Log.ErrorContext(ctx, "worker failed", "requestId", c.ev.RequestID, "tenant", c.e.Slug, "err", err)
 	return &clawr.Error{Code: clawr.CodeWorkerFailure, Message: "the API failed; you were not charged", Fix: "try again later", Err: err}
 }

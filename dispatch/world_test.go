@@ -136,7 +136,7 @@ func (w *world) ok(err error) {
 	}
 }
 
-func (w *world) now() time.Time      { return time.Now().Add(time.Duration(w.ahead.Load()) * time.Second) }
+func (w *world) now() time.Time       { return time.Now().Add(time.Duration(w.ahead.Load()) * time.Second) }
 func (w *world) pass(d time.Duration) { w.ahead.Add(int64(d / time.Second)) }
 
 // at has do run once, when a dispatcher reaches a failpoint.
@@ -161,6 +161,7 @@ type request struct {
 	method, host, path string
 	header             http.Header
 	body               string
+	chunked            bool   // the body's length is not said
 	from               string // address, without a port
 	pay                string // PAYMENT-SIGNATURE
 	v1                 bool   // … as X-PAYMENT
@@ -185,6 +186,9 @@ func (q request) http() *http.Request {
 	}
 	if q.body != "" {
 		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(q.body)), int64(len(q.body))
+		if q.chunked {
+			r.ContentLength = -1
+		}
 	}
 	switch {
 	case q.pay != "" && q.v1:
