@@ -77,7 +77,7 @@ func (r *remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 // client settles w's payments by remotes.
 func (w *world) client(remotes ...*remote) *facilitator.Client {
 	c := &facilitator.Client{Network: w.asset.Network, Chain: w.node, Book: w.db, Now: w.now, Log: slog.New(slog.DiscardHandler), Failpoint: w.reached,
-		VerifyTimeout: 300 * time.Millisecond, SettleTimeout: 400 * time.Millisecond}
+		VerifyTimeout: 5 * time.Second, SettleTimeout: 5 * time.Second}
 	for _, r := range remotes {
 		c.Remotes = append(c.Remotes, facilitator.Remote{URL: r.URL})
 	}
@@ -87,10 +87,13 @@ func (w *world) client(remotes ...*remote) *facilitator.Client {
 	return c
 }
 
-func (w *world) settleBy(c *facilitator.Client, p ledger.Payment, d time.Duration) ledger.Outcome {
+// settleBy settles p, and loses its patience soon after the facilitator's answer.
+func (w *world) settleBy(c *facilitator.Client, p ledger.Payment) ledger.Outcome {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), d)
+	ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
 	defer cancel()
+	w.at("post.after", func() { time.AfterFunc(150*time.Millisecond, cancel) })
+	defer w.at("post.after", nil)
 	out, err := c.Settle(ctx, p)
 	w.ok(err)
 	return out
@@ -163,11 +166,7 @@ func TestMustPass6HostileFacilitators(t *testing.T) {
 				}
 			}
 			row := w.reserved(w.payment())
-			deadline := 400 * time.Millisecond
-			if c.state == ledger.Settled {
-				deadline = 5 * time.Second
-			}
-			out := w.settleBy(w.client(r), row, deadline)
+			out := w.settleBy(w.client(r), row)
 			want(t, out, c.state, "")
 			money := ledger.Signed
 			if c.state == ledger.Settled {
@@ -192,23 +191,23 @@ func TestARejectionEndsByProofOrByPayment(t *testing.T) {
 	c := w.client(r)
 	p := w.payment()
 	row := w.reserved(p)
-	want(t, w.settleBy(c, row, time.Second), ledger.Unknown, "insufficient_funds")
-	want(t, w.settleBy(c, *w.row(row.Key), time.Second), ledger.Unknown, "")
+	want(t, w.settleBy(c, row), ledger.Unknown, "insufficient_funds")
+	want(t, w.settleBy(c, *w.row(row.Key)), ledger.Unknown, "")
 	if got := r.settled.Load(); got != 1 {
 		t.Errorf("sent %d times within a second", got)
 	}
 	t.Run("payment", func(t *testing.T) {
 		tx := w.submitAs(w.stranger(), p)
-		want(t, w.settleBy(c, *w.row(row.Key), time.Second), ledger.Settled, "")
+		want(t, w.settleBy(c, *w.row(row.Key)), ledger.Settled, "")
 		if got := w.row(row.Key); got.Money != ledger.Mined || got.Tx != tx {
 			t.Errorf("booked %s by %s", got.Money, got.Tx)
 		}
 	})
 	t.Run("proof", func(t *testing.T) {
 		row := w.reserved(w.payment())
-		want(t, w.settleBy(c, row, time.Second), ledger.Unknown, "insufficient_funds")
+		want(t, w.settleBy(c, row), ledger.Unknown, "insufficient_funds")
 		w.ahead.Add(95)
-		want(t, w.settleBy(c, *w.row(row.Key), time.Second), ledger.NotCharged, "")
+		want(t, w.settleBy(c, *w.row(row.Key)), ledger.NotCharged, "")
 		if got := w.row(row.Key); got.Money != ledger.Dead || got.Proof == "" {
 			t.Errorf("booked %s with proof %q", got.Money, got.Proof)
 		}
@@ -228,7 +227,9 @@ func TestASlowFacilitatorIsNotTheEnd(t *testing.T) {
 	}
 	defer close(release)
 	row := w.reserved(w.payment())
-	want(t, w.settleBy(w.client(r), row, 1500*time.Millisecond), ledger.Settled, "") // by the chain alone
+	c := w.client(r)
+	c.SettleTimeout = 300 * time.Millisecond
+	want(t, w.settleBy(c, row), ledger.Settled, "") // by the chain alone
 }
 
 // Failover is for verification. A settlement that may have been sent is never
@@ -247,21 +248,21 @@ func TestOnlyVerificationFailsOver(t *testing.T) {
 	// The one that failed is asked last now, so the settlement goes to the other.
 	row := w.reserved(p)
 	second.settle = says(hangUp, "")
-	want(t, w.settleBy(c, row, 600*time.Millisecond), ledger.Unknown, "")
+	want(t, w.settleBy(c, row), ledger.Unknown, "")
 	if dead.settled.Load() != 0 || second.settled.Load() == 0 {
 		t.Errorf("settle went to %d and %d", dead.settled.Load(), second.settled.Load())
 	}
 	w.ahead.Add(30)
 	dead.settle = w.chains(200, `{"success":true,"transaction":"%TX%","network":"%NET%"}`)
 	next := w.client(dead)
-	want(t, w.settleBy(next, *w.row(row.Key), 600*time.Millisecond), ledger.Unknown, "")
+	want(t, w.settleBy(next, *w.row(row.Key)), ledger.Unknown, "")
 	if dead.settled.Load() != 0 || w.units(w.payTo) != 0 {
 		t.Error("a settlement was sent to a second facilitator")
 	}
 	// Sent to the same one again it succeeds, byte for byte the same.
 	before := second.raw.Load()
 	second.settle = w.chains(200, `{"success":true,"transaction":"%TX%","network":"%NET%"}`)
-	want(t, w.settleBy(w.client(dead, second), *w.row(row.Key), 2*time.Second), ledger.Settled, "")
+	want(t, w.settleBy(w.client(dead, second), *w.row(row.Key)), ledger.Settled, "")
 	if second.raw.Load() != before {
 		t.Errorf("sent again as\n%s\nfirst as\n%s", second.raw.Load(), before)
 	}
@@ -326,6 +327,7 @@ func TestASlowVerdictFailsOver(t *testing.T) {
 	defer close(release)
 	slow.verify = func(*x402.PaymentPayload) (int, string) { <-release; return 200, `{"isValid":true}` }
 	c := w.client(slow, good)
+	c.VerifyTimeout = 300 * time.Millisecond
 	if v, err := c.Verify(t.Context(), w.payment(), w.terms()); err != nil || !v.IsValid || good.verified.Load() != 1 {
 		t.Errorf("%+v, %v", v, err)
 	}
@@ -379,7 +381,7 @@ func TestNothingIsSentBeforeTheBookKnows(t *testing.T) {
 			t.Errorf("about to send, and the book says %s at %q", got.Money, got.Facilitator)
 		}
 	})
-	w.settleBy(c, row, 500*time.Millisecond)
+	w.settleBy(c, row)
 	if r.settled.Load() != 1 {
 		t.Errorf("sent %d times", r.settled.Load())
 	}
@@ -396,10 +398,10 @@ func TestNothingIsSentBeforeTheBookKnows(t *testing.T) {
 	q := w.payment()
 	used := w.reserved(q)
 	w.submitAs(w.stranger(), q)
-	want(t, w.settleBy(c, used, time.Second), ledger.Unknown, x402.ReasonNonceUsed)
+	want(t, w.settleBy(c, used), ledger.Unknown, x402.ReasonNonceUsed)
 	late := w.reserved(w.payment())
 	w.ahead.Add(88)
-	want(t, w.settleBy(c, late, time.Second), ledger.NotCharged, x402.ReasonValidBefore)
+	want(t, w.settleBy(c, late), ledger.NotCharged, x402.ReasonValidBefore)
 	if r.settled.Load() != 1 {
 		t.Error("a payment without hope was sent")
 	}
@@ -459,7 +461,7 @@ func TestTheClientSettlesByTheHandler(t *testing.T) {
 		t.Fatalf("%+v, %v", v, err)
 	}
 	row := w.reserved(p)
-	want(t, w.settleBy(c, row, 3*time.Second), ledger.Settled, "")
+	want(t, w.settleBy(c, row), ledger.Settled, "")
 	if got := w.row(row.Key); got.Money != ledger.Mined || w.units(w.payTo) != 1000 {
 		t.Errorf("%s, %d units", got.Money, w.units(w.payTo))
 	}

@@ -128,7 +128,7 @@ func TestRunSeesOpenBatchesThrough(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.fac.Run(ctx) }()
-	for end := time.Now().Add(8 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		open := 0
 		for _, r := range rows {
 			if w.row(r.Key).Money != ledger.Mined {

@@ -120,6 +120,8 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger
 		refused, err = f.preflight(ctx, a)
 	}
 	switch {
+	case err != nil && s.Batch != nil:
+		return end(unknown(lastTx(&s), clawr.CodeOf(err), err.Error()))
 	case err != nil:
 		return s, nil, err
 	case refused != nil && (refused.Code == x402.ReasonNonceUsed || r.submitted):
@@ -127,7 +129,11 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger
 	case refused != nil:
 		return end(notCharged(refused.Code, refused.Message))
 	}
-	return f.sign(ctx, a, s)
+	next, out, err := f.sign(ctx, a, s)
+	if err != nil && s.Batch != nil {
+		return end(unknown(lastTx(&s), clawr.CodeOf(err), err.Error()))
+	}
+	return next, out, err
 }
 
 // live reports whether a transaction that carries s may be mined yet.

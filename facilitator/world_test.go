@@ -202,15 +202,10 @@ func (w *world) row(k ledger.Key) *ledger.Payment {
 	return p
 }
 
-// settle settles p within a few seconds.
+// settle settles p within seconds.
 func (w *world) settle(p ledger.Payment) ledger.Outcome {
 	w.Helper()
-	return w.settleWithin(p, 5*time.Second)
-}
-
-func (w *world) settleWithin(p ledger.Payment, d time.Duration) ledger.Outcome {
-	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), d)
+	ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
 	defer cancel()
 	out, err := w.fac.Settle(ctx, p)
 	w.ok(err)
