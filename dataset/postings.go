@@ -37,25 +37,34 @@ type wordTest struct {
 	list []uint32
 	bits []uint64
 	n    int // rows
+	pos  int // in list, where the last row was looked for
 }
 
-func (w *wordTest) test(row uint32) bool {
-	if w.bits != nil {
-		return w.bits[row>>6]>>(row&63)&1 == 1
-	}
-	_, ok := slices.BinarySearch(w.list, row)
-	return ok
-}
-
+// narrow keeps the rows that contain the word. Candidates mostly ascend, so each
+// is looked for from where the one before was, in growing steps.
 func (w *wordTest) narrow(sel []uint32) []uint32 {
 	n := 0
 	for _, row := range sel {
 		sel[n] = row
-		if w.test(row) {
+		if w.bits != nil && w.bits[row>>6]>>(row&63)&1 == 1 || w.bits == nil && w.seek(row) {
 			n++
 		}
 	}
 	return sel[:n]
+}
+
+func (w *wordTest) seek(row uint32) bool {
+	list, from := w.list, w.pos
+	if from > 0 && list[from-1] >= row {
+		from = 0
+	}
+	to := from
+	for step := 1; to < len(list) && list[to] < row; step *= 2 {
+		from, to = to+1, to+step
+	}
+	i, ok := slices.BinarySearch(list[from:min(to+1, len(list))], row)
+	w.pos = from + i
+	return ok
 }
 
 // word finds the rows of a word. The union of a prefix is charged to m.
