@@ -94,8 +94,10 @@ func kills(t *testing.T) int {
 // answer.
 func TestKilledInAStreamOfPayments(t *testing.T) {
 	for name, database := range map[string]func(*testing.T) []string{
-		"sqlite":   func(*testing.T) []string { return nil },
-		"postgres": func(t *testing.T) []string { return []string{"--database-url", storetest.Postgres(t), "--deadline", "10s"} },
+		"sqlite": func(*testing.T) []string { return nil },
+		"postgres": func(t *testing.T) []string {
+			return []string{"--database-url", storetest.Postgres(t), "--deadline", "10s"}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := anvilChain(t, anvil.Options{})
