@@ -104,9 +104,6 @@ type Handler struct {
 	// Flush, if not nil, brings events that wait in memory to Events, so that
 	// a report has what just happened.
 	Flush func(context.Context) error
-	// Changed, if not nil, is called after every change of the directory and
-	// before it is answered, so that this node sells what it just said it sells.
-	Changed func(context.Context)
 
 	DefaultPayTo string        // earns where neither tenant nor owner has an address; may be empty
 	PublicURL    string        // where callers reach this node; may be empty

@@ -52,7 +52,7 @@ func (h *Handler) deploy(r *request) (any, error) {
 			return nil, refuse(clawr.CodeBadRequest, "content", "its data is not here", "clawr deploy FILE sends it first")
 		}
 	}
-	return h.changed(r)(h.Tenants.Deploy(ctx, clawr.Tenant{Slug: slug, Hosts: in.Hosts, Manifest: in.Manifest}, r.By.Name))
+	return h.showing(h.Tenants.Deploy(ctx, clawr.Tenant{Slug: slug, Hosts: in.Hosts, Manifest: in.Manifest}, r.By.Name))
 }
 
 // payTo settles who earns: the request's address, the owner's, the one that

@@ -139,7 +139,14 @@ func (d *Directory) UnmarshalJSON(b []byte) error {
 		}
 	}
 	*d = Directory{Maps: both.Tenants == nil}
+	whose := map[string]string{}
 	for _, slug := range slices.Sorted(maps.Keys(bySlug)) {
+		for _, h := range bySlug[slug].Hosts {
+			if other, taken := whose[h]; taken {
+				return fmt.Errorf("the host %s is both %s's and %s's", h, other, slug)
+			}
+			whose[h] = slug
+		}
 		d.Entries = append(d.Entries, bySlug[slug])
 	}
 	return nil

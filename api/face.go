@@ -178,7 +178,7 @@ func randomID(prefix string) string {
 // maxBody. An empty body leaves v as it is if that is allowed.
 func (r *request) decode(v any, mayBeEmpty bool) error {
 	bad := func(why string) error {
-		return &clawr.Error{Code: clawr.CodeBadRequest, Message: "the body is not what this takes: " + why, Fix: "send one JSON object; docs/api.md shows its fields"}
+		return &clawr.Error{Code: clawr.CodeBadRequest, Message: "the body is not what this takes: " + why, Fix: "send one JSON object with fields that this path knows"}
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(r.w, r.Body, maxBody))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {

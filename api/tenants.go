@@ -112,7 +112,7 @@ func (h *Handler) setStatus(r *request, s clawr.Status) (any, error) {
 	if _, err := h.there(r); err != nil {
 		return nil, err
 	}
-	return h.changed(r)(h.Tenants.SetStatus(r.Context(), r.PathValue("slug"), s, r.By.Name))
+	return h.showing(h.Tenants.SetStatus(r.Context(), r.PathValue("slug"), s, r.By.Name))
 }
 
 func (h *Handler) rollback(r *request) (any, error) {
@@ -126,18 +126,13 @@ func (h *Handler) rollback(r *request) (any, error) {
 	if _, err := h.there(r); err != nil {
 		return nil, err
 	}
-	return h.changed(r)(h.Tenants.Rollback(r.Context(), r.PathValue("slug"), in.To, r.By.Name))
+	return h.showing(h.Tenants.Rollback(r.Context(), r.PathValue("slug"), in.To, r.By.Name))
 }
 
-// changed answers with what a tenant has become.
-func (h *Handler) changed(r *request) func(clawr.Tenant, error) (any, error) {
-	return func(t clawr.Tenant, err error) (any, error) {
-		if err != nil {
-			return nil, err
-		}
-		if h.Changed != nil {
-			h.Changed(r.Context())
-		}
-		return h.show(t), nil
+// showing shows what a change has made of a tenant.
+func (h *Handler) showing(t clawr.Tenant, err error) (any, error) {
+	if err != nil {
+		return nil, err
 	}
+	return h.show(t), nil
 }

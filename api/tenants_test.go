@@ -1,9 +1,10 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -14,13 +15,6 @@ import (
 
 func TestDeployAndItsLife(t *testing.T) {
 	w, ctx := newWorld(t), t.Context()
-	changes := 0
-	w.Handler.Changed = func(context.Context) { changes++ }
-	defer func() {
-		if changes != 10 {
-			t.Errorf("%d changes were told, want 10: each that succeeded", changes)
-		}
-	}()
 	d := w.paid()
 	d.Hosts = []string{"gold.example.com", "au.example.com", "gold.example.com"}
 	got, err := w.Client.Deploy(ctx, "gold", d)
@@ -288,7 +282,8 @@ func TestTheDirectoryHasTwoFormsAndReadsBoth(t *testing.T) {
 		`{"tenants":[]}`:        "",
 		`{"bySlug":{"A b":{}}}`: "error", `{"bySlug":{"a":{"slug":"b"}}}`: "error", `{"tenants":[{"slug":"a"},{"slug":"a"}]}`: "error",
 		`{"tenants":[],"bySlug":{}}`: "error", `{"byHost":{"x.example.com":{}}}`: "error", `[]`: "error",
-		`{"tenants":[{"slug":"a","hosts":["http://x"]}]}`: "error",
+		`{"tenants":[{"slug":"a","hosts":["x.example.com"]},{"slug":"b","hosts":["x.example.com"]}]}`: "error",
+		`{"tenants":[{"slug":"a","hosts":["http://x"]}]}`:                                             "error",
 	} {
 		got := ""
 		if err := json.Unmarshal([]byte(text), &d); err != nil {
@@ -302,4 +297,62 @@ func TestTheDirectoryHasTwoFormsAndReadsBoth(t *testing.T) {
 			t.Errorf("%s\n is read as %q, want %q", text, got, want)
 		}
 	}
+}
+
+// Whatever JSON is deployed: it is refused, or it is complete, and stays what
+// it is when it is checked again.
+func FuzzDeploy(f *testing.F) {
+	f.Add("gold", `{"content":"`+strings.Repeat("0", 64)+`","priceUsd":"0.001","x402Enabled":true,"hosts":["a.example.com"]}`)
+	f.Add("a-1", `{"content":"`+strings.Repeat("f", 64)+`","rateLimit":{"perCaller":{"requests":1,"windowSeconds":60}},"tags":["x"],"spendLimit":{"dailySpendUsd":5}}`)
+	f.Add("Gold", `{"payTo":"0x1"}`)
+	f.Fuzz(func(t *testing.T, slug, text string) {
+		r := &request{Request: httptest.NewRequest("POST", "/", strings.NewReader(text)), w: httptest.NewRecorder()}
+		var d Deploy
+		err := r.decode(&d, false)
+		if err == nil {
+			err = d.complete(slug)
+		}
+		if err != nil {
+			if e, ok := errors.AsType[*clawr.Error](err); !ok || e.Fix == "" || e.Message == "" || e.HTTPStatus()/100 != 4 {
+				t.Errorf("refused by %#v, which shows no way on", err)
+			}
+			return
+		}
+		if d.Plan == "" || d.Owner == "" || d.Manifest.Directory == "" || d.WorkerName == "" || d.Kind != clawr.KindDataset || d.Price < 0 || d.X402 && d.Price == 0 || len(d.Content) != 64 {
+			t.Errorf("taken, but not complete: %+v", d)
+		}
+		b, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Deploy
+		if err := json.Unmarshal(b, &again); err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+		if err := again.complete(slug); err != nil || !cmp.Equal(d, again) {
+			t.Errorf("the second time it is %+v (%v), was %+v", again, err, d)
+		}
+	})
+}
+
+func FuzzDirectory(f *testing.F) {
+	f.Add(`{"tenants":[{"slug":"acme","workerName":"w","plan":"pro","hosts":["x.example.com"]}]}`)
+	f.Add(`{"byHost":{"x.example.com":{"slug":"acme"}},"bySlug":{"acme":{"priceUsd":"0.1"}}}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var d Directory
+		if json.Unmarshal([]byte(text), &d) != nil {
+			return
+		}
+		for _, maps := range []bool{false, true} {
+			d.Maps = maps
+			b, err := json.Marshal(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var again Directory
+			if err := json.Unmarshal(b, &again); err != nil || !cmp.Equal(d, again) {
+				t.Errorf("%s\nis read as %+v (%v), was %+v", b, again, err, d)
+			}
+		}
+	})
 }

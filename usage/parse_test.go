@@ -217,3 +217,15 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkParse(b *testing.B) {
+	line := `{"ts":1770000000000,"requestId":"r1","api":"api7","callerId":"c77","priceUsd":0.001,"latencyMs":123.4567,"status":200}` + "\n"
+	text := strings.Repeat(line, 1000)
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Parse(strings.NewReader(text), func(Event) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
