@@ -1,0 +1,87 @@
+// Command bench measures what clawr adds to a call, beside the official
+// TypeScript stack on the same machine and the same chain.
+//
+//	go run ./bench overhead                  everything, in under three minutes
+//	go run ./bench overhead verify paid      some of it
+//
+// Tables and profiles go to stderr, one JSON object is the last line of stdout.
+// It wants bin/clawr and e2e/node_modules: make bench-overhead sees to both.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		stop()
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("what? overhead [free] [challenge] [verify] [paid]")
+	}
+	switch args[0] {
+	case "load": // the other process of a measurement
+		return load(os.Stdin, os.Stdout)
+	case "constant":
+		return constant(os.Stdin, os.Stderr)
+	case "overhead":
+		return overhead(ctx, args[1:])
+	}
+	return fmt.Errorf("there is no benchmark %q, but overhead", args[0])
+}
+
+// report is the last line of stdout. Ratios are clawr's rate by its peer's;
+// of several numbers of callers, the worse one counts.
+type report struct {
+	FreeOverheadUs float64 `json:"free_overhead_us"`
+	FreeAllocs     float64 `json:"free_allocs"`
+	ChallengeRatio float64 `json:"challenge_ratio"`
+	VerifyRatio    float64 `json:"verify_ratio"`
+	PaidRatio      float64 `json:"paid_ratio"`
+}
+
+// overhead runs the named parts, or all.
+func overhead(ctx context.Context, only []string) error {
+	parts := []struct {
+		name string
+		run  func(context.Context, *report) error
+	}{{"free", free}, {"challenge", challenge}, {"verify", verify}, {"paid", paid}}
+	known := map[string]bool{}
+	for _, p := range parts {
+		known[p.name] = true
+	}
+	want := map[string]bool{}
+	for _, name := range only {
+		if !known[name] {
+			return fmt.Errorf("there is no part %q", name)
+		}
+		want[name] = true
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	var r report
+	start := time.Now()
+	for _, p := range parts {
+		if len(want) > 0 && !want[p.name] {
+			continue
+		}
+		if err := p.run(ctx, &r); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "\nall of it took %.0f s\n", time.Since(start).Seconds())
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
