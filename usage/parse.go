@@ -139,7 +139,7 @@ func badEvents(message string) error {
 func (p *parser) one(raw []byte) error {
 	p.index++
 	e, ok := normalize(raw)
-	if !ok {
+	if !ok || e.API == "" {
 		p.Dropped++
 		return nil
 	}

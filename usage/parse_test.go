@@ -187,6 +187,18 @@ func TestEventsSurviveJSON(t *testing.T) {
 	})
 }
 
+func TestAnEventOfNobodySurvivesJSON(t *testing.T) {
+	e := Event{Time: time.UnixMilli(1).UTC(), RequestID: "req_1", Owner: "@unknown", Directory: "Uncategorized", Caller: "c", Status: 404, Lifecycle: Invalid, Error: "tenant_not_found"}
+	b, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Event
+	if err := json.Unmarshal(b, &got); err != nil || got != e {
+		t.Errorf("%s is read as %+v, %v", b, got, err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(`{"ts":1,"api":"a"}`)
 	f.Add("[{\"timestamp\":\"2026-02-13\",\"path\":\"/x\",\"priceUsd\":\"1e-3\",\"durationMs\":1e9},\n null ]")

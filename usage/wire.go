@@ -44,11 +44,12 @@ func (e Event) MarshalJSON() ([]byte, error) {
 		e.Lifecycle, e.Billable, e.Countable, e.Error})
 }
 
-// UnmarshalJSON reads an event as Parse does.
+// UnmarshalJSON reads an event as Parse does, but takes one without an api:
+// clawr's own of a request that was for nobody.
 func (e *Event) UnmarshalJSON(b []byte) error {
 	got, ok := normalize(b)
 	if !ok {
-		return badEvents("an event has no time or no api")
+		return badEvents("an event has no time")
 	}
 	*e = got
 	return nil
@@ -60,7 +61,7 @@ func millis(d time.Duration) json.Number {
 }
 
 // normalize makes an event of a JSON object, by the aliases and defaults of
-// product.md. It is false for what has no time or no api.
+// product.md. It is false for what has no time; whoever asks looks for the api.
 func normalize(raw []byte) (Event, bool) {
 	var f fields
 	if json.Unmarshal(raw, &f) != nil || f == nil {
@@ -87,10 +88,7 @@ func normalize(raw []byte) (Event, bool) {
 		BytesOut:  max(f.integer(0, "bytesOut"), 0),
 		Error:     f.failure(),
 	}
-	if e.API == "" {
-		return Event{}, false
-	}
-	if e.Endpoint == "" {
+	if e.Endpoint == "" && e.API != "" {
 		e.Endpoint = "/" + strings.TrimPrefix(e.API, "/")
 	}
 	e.Price = f.money(0, "priceUsd", "unitPriceUsd")
