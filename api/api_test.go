@@ -211,7 +211,7 @@ func TestTheOneErrorShape(t *testing.T) {
 		if p, _ := got["param"].(string); p != c.param {
 			t.Errorf("%s: param %q, want %q", name, p, c.param)
 		}
-		if got["docs"] != "https://docs.example.com/errors#"+c.code {
+		if got["docs"] != "https://docs.example.com/errors.md#"+c.code {
 			t.Errorf("%s: docs %v", name, got["docs"])
 		}
 		if id := h.Get("X-Request-Id"); len(id) != 20 || got["requestId"] != id || h.Get("Cache-Control") != "no-store" || h.Get("Content-Type") != "application/json" {

@@ -135,7 +135,7 @@ func (f *face) fail(w http.ResponseWriter, r *http.Request, id string, err error
 	}
 	p := Problem{Error: e.Code, Message: e.Message, Fix: e.Fix, Param: e.Param, RequestID: id}
 	if f.docs != "" {
-		p.Docs = strings.TrimSuffix(f.docs, "/") + "/errors#" + string(e.Code)
+		p.Docs = strings.TrimSuffix(f.docs, "/") + "/errors.md#" + string(e.Code)
 	}
 	status := e.HTTPStatus()
 	switch {
