@@ -32,7 +32,6 @@ type node struct {
 	payments payments
 	unlock   func()
 	public   string // base URL that callers reach
-	admin    http.Handler
 	closing  sync.Once
 }
 

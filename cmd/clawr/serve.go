@@ -20,16 +20,15 @@ import (
 
 // serveFlags are what `clawr serve` is told.
 type serveFlags struct {
-	listen, admin    string
-	facilitators     []string
-	facilitatorToken string
-	network, asset   string
-	rpc, payTo       string
-	databaseURL      string
-	keyFile          string
-	publicURL        string
-	publicAnalytics  bool
-	deadline         time.Duration
+	listen, admin   string
+	facilitators    []string
+	network, asset  string
+	rpc, payTo      string
+	databaseURL     string
+	keyFile         string
+	publicURL       string
+	publicAnalytics bool
+	deadline        time.Duration
 }
 
 func newServe(e *env) *cobra.Command {
