@@ -18,10 +18,7 @@ func (db *DB) OpenSettlement(ctx context.Context, s ledger.Settlement) (ledger.S
 		s.ID = newID("stl_")
 	}
 	err := db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		_, err := q.ExecContext(ctx, `
-			INSERT INTO settlements(id, network, asset, payer, auth_nonce, pay_to, amount, valid_before, payload, requested_by, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (network, asset, payer, auth_nonce) DO NOTHING`,
-			s.ID, s.Network, s.Asset, s.Payer, s.Nonce, s.PayTo, s.Amount, s.ValidBefore, s.Payload, null(s.RequestedBy), db.micros())
+		_, err := insertSettlement(ctx, q, s, db.micros())
 		return err
 	})
 	if err != nil {
@@ -35,6 +32,14 @@ func (db *DB) OpenSettlement(ctx context.Context, s ledger.Settlement) (ledger.S
 		return ledger.Settlement{}, fmt.Errorf("store: settlement of %s is not there", s.Nonce)
 	}
 	return *out, nil
+}
+
+// insertSettlement writes s unless its authorization has a row.
+func insertSettlement(ctx context.Context, q querier, s ledger.Settlement, now int64) (bool, error) {
+	return changed(q.ExecContext(ctx, `
+		INSERT INTO settlements(id, network, asset, payer, auth_nonce, pay_to, amount, valid_before, payload, requested_by, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (network, asset, payer, auth_nonce) DO NOTHING`,
+		s.ID, s.Network, s.Asset, s.Payer, s.Nonce, s.PayTo, s.Amount, s.ValidBefore, s.Payload, null(s.RequestedBy), now))
 }
 
 // Settlement is what stands for an authorization in the facilitator's book,
@@ -100,6 +105,15 @@ func (db *DB) Sign(ctx context.Context, b ledger.Batch) error {
 		for _, tx := range b.Txs {
 			if err := insertTx(ctx, q, b.ID, tx, now); err != nil {
 				return err
+			}
+		}
+		for _, s := range opened {
+			ok, err := insertSettlement(ctx, q, s, now)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return fmt.Errorf("%w: %s of %s was opened meanwhile", ledger.ErrLive, s.Nonce, s.Payer)
 			}
 		}
 		for i, id := range b.Settlements {

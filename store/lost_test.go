@@ -5,10 +5,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"io"
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,10 +31,9 @@ type wire struct {
 
 // newWire is a wire to the server of a new database, and that database's URL
 // through it.
-func newWire(t *testing.T) (w *wire, through, direct string) {
+func newWire(t *testing.T) (w *wire, through string) {
 	t.Helper()
-	direct = storetest.Postgres(t)
-	u, err := url.Parse(direct)
+	u, err := url.Parse(storetest.Postgres(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +55,7 @@ func newWire(t *testing.T) (w *wire, through, direct string) {
 	})
 	t.Cleanup(func() { cancel(); l.Close(); wg.Wait() })
 	u.Host = l.Addr().String()
-	return w, u.String(), direct
+	return w, u.String()
 }
 
 func (w *wire) next(cut string) {
@@ -89,9 +88,21 @@ func (w *wire) carry(ctx context.Context, client net.Conn) {
 	defer server.Close()
 	stop := context.AfterFunc(ctx, func() { client.Close(); server.Close() })
 	defer stop()
+	var drop atomic.Bool
+	answered := make(chan struct{})
 	go func() {
-		_, _ = io.Copy(client, server)
-		client.Close()
+		defer close(answered)
+		defer client.Close()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := server.Read(buf)
+			if err != nil || drop.Load() {
+				return // the server has done it, and nobody hears so
+			}
+			if _, err := client.Write(buf[:n]); err != nil {
+				return
+			}
+		}
 	}()
 	buf := make([]byte, 64<<10)
 	for {
@@ -99,18 +110,16 @@ func (w *wire) carry(ctx context.Context, client net.Conn) {
 		if err != nil {
 			return
 		}
-		switch w.take(buf[:n]) {
-		case "before":
-			return
-		case "after":
-			client.Close() // nobody hears the answer
-			if _, err := server.Write(buf[:n]); err != nil {
-				return
-			}
-			time.Sleep(50 * time.Millisecond) // the server does it
+		cut := w.take(buf[:n])
+		if cut == "before" {
 			return
 		}
+		drop.Store(cut == "after")
 		if _, err := server.Write(buf[:n]); err != nil {
+			return
+		}
+		if cut == "after" {
+			<-answered
 			return
 		}
 	}
@@ -123,7 +132,7 @@ func TestLostCommitIsLookedUp(t *testing.T) {
 	for _, cut := range []string{"before", "after"} {
 		t.Run(cut, func(t *testing.T) {
 			t.Parallel()
-			w, through, _ := newWire(t)
+			w, through := newWire(t)
 			db := open(t, store.Options{URL: through})
 			ctx := t.Context()
 			tenant, err := db.Deploy(ctx, clawr.Tenant{Slug: "acme", Manifest: clawr.Manifest{Owner: "ann"}}, "ann")
@@ -202,7 +211,7 @@ func TestLostCommitIsLookedUp(t *testing.T) {
 // TestLostCommitWithoutAName cuts where the outcome cannot be looked up:
 // what may have been taken must not be taken twice.
 func TestLostCommitWithoutAName(t *testing.T) {
-	w, through, _ := newWire(t)
+	w, through := newWire(t)
 	db := open(t, store.Options{URL: through})
 	counter := []ledger.Counter{{Scope: "quota", Cost: 1, Cap: 10}}
 	w.next("after")
@@ -223,14 +232,14 @@ func TestLostCommitWithoutAName(t *testing.T) {
 
 // TestServerRestartIsSurvived ends every connection of the server's.
 func TestServerRestartIsSurvived(t *testing.T) {
-	_, through, direct := newWire(t)
-	db := open(t, store.Options{URL: through})
+	direct := storetest.Postgres(t)
+	db := open(t, store.Options{URL: direct + "&application_name=to_be_ended"})
 	raw, err := sql.Open("pgx", direct)
 	must(t, err)
 	defer raw.Close()
 	reserve(t, db, 1, ledger.SettleBeforeResponse)
 	for n := 2; n < 6; n++ {
-		exec(t, raw, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'clawr' AND datname = current_database()`)
+		execute(t, raw, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'to_be_ended'`)
 		reserve(t, db, n, ledger.SettleBeforeResponse)
 	}
 	if c, err := db.Counters(t.Context(), "spend"); err != nil || c[0].Used != 5 {

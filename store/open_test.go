@@ -42,7 +42,7 @@ func onBoth(t *testing.T, test func(t *testing.T, o store.Options, raw *sql.DB))
 	})
 }
 
-func exec(t *testing.T, raw *sql.DB, query string, args ...any) {
+func execute(t *testing.T, raw *sql.DB, query string, args ...any) {
 	t.Helper()
 	if _, err := raw.ExecContext(t.Context(), query, args...); err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 		if err := open(t, o).Close(); err != nil {
 			t.Fatal(err)
 		}
-		exec(t, raw, `INSERT INTO goose_db_version(version_id, is_applied) VALUES (4000, TRUE)`)
+		execute(t, raw, `INSERT INTO goose_db_version(version_id, is_applied) VALUES (4000, TRUE)`)
 		_, err := store.Open(t.Context(), o)
 		wantCode(t, err, clawr.CodeConflict)
 	})
@@ -179,7 +179,7 @@ func TestOnePayToOneLedger(t *testing.T) {
 	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
 		db := open(t, o)
 		m := manifest()
-		exec(t, raw, `INSERT INTO ledger_homes(pay_to, home) VALUES ($1, 'edge')`, m.PayTo)
+		execute(t, raw, `INSERT INTO ledger_homes(pay_to, home) VALUES ($1, 'edge')`, m.PayTo)
 		_, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: m}, "ann")
 		wantCode(t, err, clawr.CodeLedgerHome)
 		if list, err := db.Tenants(t.Context()); len(list) != 0 || err != nil {
@@ -218,12 +218,12 @@ func TestAuditChain(t *testing.T) {
 		if n, err := db.CheckAudit(t.Context()); n != 10 || err != nil {
 			t.Errorf("%d rows, %v; want 10", n, err)
 		}
-		exec(t, raw, `UPDATE audit_log SET actor = 'mallory' WHERE seq = 4`)
+		execute(t, raw, `UPDATE audit_log SET actor = 'mallory' WHERE seq = 4`)
 		if n, err := db.CheckAudit(t.Context()); n != 3 || err == nil {
 			t.Errorf("a changed row was not seen: %d, %v", n, err)
 		}
-		exec(t, raw, `UPDATE audit_log SET actor = 'ann' WHERE seq = 4`)
-		exec(t, raw, `DELETE FROM audit_log WHERE seq = 7`)
+		execute(t, raw, `UPDATE audit_log SET actor = 'ann' WHERE seq = 4`)
+		execute(t, raw, `DELETE FROM audit_log WHERE seq = 7`)
 		if n, err := db.CheckAudit(t.Context()); n != 6 || err == nil {
 			t.Errorf("a missing row was not seen: %d, %v", n, err)
 		}

@@ -89,7 +89,7 @@ func (p *postgresDB) setUp(ctx context.Context) error {
 			return err
 		}
 		if !locked {
-			if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			if err := sleep(ctx, 20*time.Millisecond); err != nil {
 				return err
 			}
 		}

@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,8 +11,6 @@ import (
 	"github.com/402claw/clawr/store"
 	"github.com/402claw/clawr/store/storetest"
 )
-
-func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
 
 func TestSQLite(t *testing.T) { storetest.Run(t, func(t *testing.T) *store.DB { return sqlite(t) }) }
 func TestPostgres(t *testing.T) {

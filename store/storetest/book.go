@@ -234,6 +234,22 @@ func reorganisations(f *fixture) {
 		f.Errorf("paid by %s (%q), want %s", s.Batch.ID, s.Item, b.ID)
 	}
 
+	// One nonce, signed for two transfers: ours was sold and sent to a remote
+	// facilitator after the other had reverted; now the other is mined all the same.
+	p = f.payment()
+	other, err := f.OpenSettlement(f.ctx(), ledger.Settlement{Key: p.Key, PayTo: buyer, Amount: p.Amount, ValidBefore: 5, Payload: []byte(`{}`)})
+	f.ok(err)
+	b = f.batch(other)
+	f.ok(f.Sign(f.ctx(), b))
+	f.ok(f.mine(b, ledger.ItemReverted))
+	p, err = f.Reserve(f.ctx(), p, "node", lease)
+	f.ok(err)
+	f.ok(f.Done(f.ctx(), p.ID, 1, answer(), event(p)))
+	f.ok(f.Submit(f.ctx(), p.ID, 1, "https://facilitator.example.com"))
+	f.ok(f.UnmineBatch(f.ctx(), b.ID, block))
+	f.ok(f.mine(b, ledger.ItemPaid))
+	f.state(p, ledger.Done, ledger.Signed)
+
 	// The signer's nonce went to another transaction for good.
 	p, b = f.signed()
 	f.ok(f.OrphanBatch(f.ctx(), b.ID))

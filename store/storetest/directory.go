@@ -183,7 +183,9 @@ func concurrentDeploys(f *fixture) {
 			}
 		})
 		wg.Go(func() {
-			if _, err := f.Deploy(f.ctx(), clawr.Tenant{Slug: "same", Manifest: priced(clawr.Amount(i))}, "ann"); err != nil {
+			m := priced(clawr.Amount(i))
+			m.PayTo = "" // nor may it be the payTo that keeps them apart
+			if _, err := f.Deploy(f.ctx(), clawr.Tenant{Slug: "same", Manifest: m}, "ann"); err != nil {
 				f.Error(err)
 			}
 		})

@@ -13,6 +13,7 @@ type machine struct {
 	*fixture
 	p    ledger.Payment // as it was reserved
 	live *ledger.Batch  // the batch that carries it
+	over bool           // the lease is
 }
 
 // begin reserves a new payment.
@@ -35,6 +36,10 @@ func (m *machine) now() ledger.State {
 
 // lapse ends or restores the lease. Only unfinished work has one.
 func (m *machine) lapse(over bool) {
+	if over == m.over {
+		return
+	}
+	m.over = over
 	d := lease
 	if over {
 		d = expired
@@ -57,9 +62,13 @@ func (m *machine) make(e ledger.Event) error {
 	case ledger.MoveStart:
 		return m.Start(ctx, id, e.Epoch)
 	case ledger.MoveTakeOver:
-		return second(m.TakeOver(ctx, id, e.Epoch, "node-2", lease))
+		_, err := m.TakeOver(ctx, id, e.Epoch, "node-2", lease)
+		m.over = m.over && err != nil
+		return err
 	case ledger.MoveRenew:
-		return m.Renew(ctx, id, e.Epoch, lease)
+		err := m.Renew(ctx, id, e.Epoch, lease)
+		m.over = m.over && err != nil
+		return err
 	case ledger.MoveDone:
 		return m.Done(ctx, id, e.Epoch, answer(), event(m.p))
 	case ledger.MoveRelease:
