@@ -88,10 +88,40 @@ func (c *cells) measure(b []byte) {
 // decimals is how many decimals the column's datetimes are kept with.
 func (c *cells) decimals() int { return (c.frac + 2) / 3 * 3 }
 
+// ref says where a cell is: its chunk, and the offset in that.
+type ref uint64
+
+// put is add for what is no cell of a row; it tells where b is.
+func (c *cells) put(b []byte) ref {
+	c.add(b)
+	head := 1
+	for n := len(b) + 1; n >= 128; n >>= 7 {
+		head++
+	}
+	return ref(len(c.chunks))<<32 | ref(len(c.last)-len(b)-head)
+}
+
+// at is the cell at a place.
+func (c *cells) at(r ref) []byte {
+	b := c.last
+	if i := int(r >> 32); i < len(c.chunks) {
+		b = c.chunks[i]
+	}
+	b = b[uint32(r):]
+	if n := int(b[0]); n < 128 {
+		return b[1:n]
+	}
+	u, k := binary.Uvarint(b)
+	return b[k : k+int(u)-1]
+}
+
 // cellReader walks over a column's cells in row order.
 type cellReader struct {
 	chunks [][]byte
-	b      []byte
+	chunk  int    // its number, from 1
+	size   int    // of that chunk
+	b      []byte // the rest of it
+	ref    ref    // of the cell that next gave
 }
 
 func (c *cells) reader() cellReader {
@@ -107,7 +137,10 @@ func (c *cells) reader() cellReader {
 func (r *cellReader) next() (b []byte, null bool) {
 	for len(r.b) == 0 {
 		r.b, r.chunks = r.chunks[0], r.chunks[1:]
+		r.chunk++
+		r.size = len(r.b)
 	}
+	r.ref = ref(r.chunk-1)<<32 | ref(r.size-len(r.b))
 	n := int(r.b[0])
 	if n < 128 {
 		if n == 0 {

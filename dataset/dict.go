@@ -13,8 +13,8 @@ import (
 type dict struct {
 	seed   maphash.Seed
 	slots  []slot
-	values [][]byte // into the column's cells
-	sorted [][]byte
+	cells  *cells // that the values are in
+	values []ref
 	sorter
 }
 
@@ -29,13 +29,14 @@ func (s *sorter) take(n int) (items, room []sortItem) {
 	return s.items[:n], s.room[:n]
 }
 
-// reset forgets all values, and lets go of the cells they are in.
-func (d *dict) reset() {
+// reset forgets all values, and takes those of other cells from now on.
+func (d *dict) reset(c *cells) {
 	clear(d.slots)
-	clear(d.values)
-	clear(d.sorted)
-	d.values, d.sorted = d.values[:0], d.sorted[:0]
+	d.values, d.cells = d.values[:0], c
 }
+
+// value is the value of an id.
+func (d *dict) value(id uint32) []byte { return d.cells.at(d.values[id]) }
 
 // slot is a place of the hash table. The first eight bytes of a value stand in
 // it, so that a short one is found by one look at memory.
@@ -47,11 +48,8 @@ type slot struct {
 
 func newDict() *dict { return &dict{seed: maphash.MakeSeed(), slots: make([]slot, 256)} }
 
-// id finds b, or adds it. It keeps b.
-func (d *dict) id(b []byte) uint32 { return d.enter(b, nil) }
-
-// enter finds b, or adds it: in a copy that keep makes, if b is not to be kept.
-func (d *dict) enter(b []byte, keep func([]byte) []byte) uint32 {
+// enter finds b, or adds it where place says that it is.
+func (d *dict) enter(b []byte, place func([]byte) ref) uint32 {
 	h, p := uint32(maphash.Bytes(d.seed, b)), prefixAt(b, 0)
 	m := uint32(len(d.slots) - 1)
 	i := h & m
@@ -59,15 +57,12 @@ func (d *dict) enter(b []byte, keep func([]byte) []byte) uint32 {
 		s := &d.slots[i]
 		// Values hold no NUL, so the prefix of one with less than eight bytes is
 		// that of no other.
-		if s.prefix == p && s.hash == h && (len(b) < 8 || bytes.Equal(d.values[s.id-1], b)) {
+		if s.prefix == p && s.hash == h && (len(b) < 8 || bytes.Equal(d.value(s.id-1), b)) {
 			return s.id - 1
 		}
 	}
-	if keep != nil {
-		b = keep(b)
-	}
 	id := uint32(len(d.values))
-	d.values = append(d.values, b)
+	d.values = append(d.values, place(b))
 	d.slots[i] = slot{p, h, id + 1}
 	if len(d.values)*4 > len(d.slots)*3 {
 		d.grow()
@@ -98,21 +93,20 @@ type sortItem struct {
 	id     uint32
 }
 
-// order sorts the values by their bytes and returns the rank of each id. What
-// it gives is valid until the next reset.
-func (d *dict) order() (sorted [][]byte, rank []uint32) {
+// order sorts the values by their bytes. It gives the ids in that order, and the
+// rank of each id.
+func (d *dict) order() (ids, rank []uint32) {
 	items, room := d.take(len(d.values))
 	for id := range items {
 		items[id].id = uint32(id)
 	}
 	d.sort(items, room, 0)
-	rank = make([]uint32, len(items))
-	d.sorted = d.sorted[:0]
+	ids, rank = make([]uint32, len(items)), make([]uint32, len(items))
 	for r, it := range items {
-		d.sorted = append(d.sorted, d.values[it.id])
+		ids[r] = it.id
 		rank[it.id] = uint32(r)
 	}
-	return d.sorted, rank
+	return ids, rank
 }
 
 // sort orders items whose values agree before depth: by the next eight bytes,
@@ -120,7 +114,7 @@ func (d *dict) order() (sorted [][]byte, rank []uint32) {
 // NUL, so one that ends is below one that goes on.
 func (d *dict) sort(items, room []sortItem, depth int) {
 	for i := range items {
-		items[i].prefix = prefixAt(d.values[items[i].id], depth)
+		items[i].prefix = prefixAt(d.value(items[i].id), depth)
 	}
 	if len(items) > 256 {
 		radix(items, room)

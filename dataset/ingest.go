@@ -268,21 +268,19 @@ func (b *builder) build() error {
 		return err
 	}
 	b.sorted, b.words, b.dict = make([]bool, len(b.types)), newIndexer(), newDict()
-	for i, t := range b.types {
-		if err := b.ctx.Err(); err != nil {
-			return err
+	// Text needs the most room, so it comes when the cells of the others are gone.
+	for _, text := range []bool{false, true} {
+		for i, t := range b.types {
+			if (t == Text) != text {
+				continue
+			}
+			if err := b.column(i); err != nil {
+				return err
+			}
+			b.table.cols[i] = nil
+			b.dict.reset(nil)
 		}
-		var err error
-		if t == Text {
-			err = b.text(i)
-		} else {
-			err = b.numbers(i)
-		}
-		if err != nil {
-			return err
-		}
-		b.table.cols[i] = nil
-		b.dict.reset()
+		b.values = nil
 	}
 	b.dict = nil
 	b.words.write(b.w, b.table.rows)
@@ -295,6 +293,17 @@ func (b *builder) build() error {
 	}
 	put(b.w, secMeta, 0, meta)
 	return nil
+}
+
+// column writes what belongs to one column.
+func (b *builder) column(i int) error {
+	if err := errors.Join(b.ctx.Err(), writeFailed(b.w.err)); err != nil {
+		return err
+	}
+	if b.types[i] == Text {
+		return b.text(i)
+	}
+	return b.numbers(i)
 }
 
 // rows renders every row once; an unfiltered page is then one copy.
@@ -410,40 +419,49 @@ func (b *builder) text(i int) error {
 	c, col := b.table.cols[i], &b.schema.Columns[i]
 	r := c.reader()
 	d := b.dict
+	d.reset(c)
+	place := func([]byte) ref { return r.ref }
 	codes := make([]uint32, b.table.rows)
 	for row := range codes {
 		cell, null := r.next()
 		if !null {
-			codes[row] = d.id(cell) + 1
+			codes[row] = d.enter(cell, place) + 1
 		}
 	}
-	values := d.values
-	col.Distinct = int64(len(values))
+	n := len(d.values)
+	value := func(k int) []byte { return d.value(uint32(k)) }
+	col.Distinct = int64(n)
 	if full := int64(b.table.rows) - c.nulls; full == 0 || c.bytes <= indexable*full {
-		sorted, rank := d.order()
+		ids, rank := d.order()
 		for row, code := range codes {
 			if code > 0 {
 				codes[row] = rank[code-1] + 1
 			}
 		}
-		values, b.sorted[i], col.Indexed = sorted, true, true
+		value = func(k int) []byte { return d.value(ids[k]) }
+		b.sorted[i], col.Indexed = true, true
 	}
-	if len(values) > 0 {
-		col.Min, col.Max = cut(slices.MinFunc(values, bytes.Compare)), cut(slices.MaxFunc(values, bytes.Compare))
+	if n > 0 {
+		lo, hi := value(0), value(n-1)
+		for k := 0; k < n && !b.sorted[i]; k++ {
+			if v := value(k); bytes.Compare(v, lo) < 0 {
+				lo = v
+			} else if bytes.Compare(v, hi) > 0 {
+				hi = v
+			}
+		}
+		col.Min, col.Max = cut(lo), cut(hi)
 	}
-	b.codes(i, codes, len(values))
-	b.dictionary(i, values)
-	if len(b.schema.Search) == 0 || slices.Contains(b.schema.Search, col.Name) {
-		b.words.add(values, codes)
-	}
+	b.codes(i, codes, n)
+	b.dictionary(i, n, value, codes)
 	if b.sorted[i] {
-		put(b.w, secPerm, i, permuteCodes(codes, len(values)+1))
+		put(b.w, secPerm, i, permuteCodes(codes, n+1))
 	}
-	if int64(len(values))+c.nulls < int64(len(codes)) {
-		first := make(map[uint32]uint32, len(values))
+	if i == b.keyCol && int64(n)+c.nulls < int64(len(codes)) {
+		first := make(map[uint32]uint32, n)
 		for row, code := range codes {
 			if was, ok := first[code]; ok && code > 0 {
-				return b.key(i, string(appendString(nil, cut(values[code-1]))), was, uint32(row))
+				return b.key(i, string(appendString(nil, cut(value(int(code-1))))), was, uint32(row))
 			}
 			first[code] = uint32(row)
 		}
@@ -471,15 +489,22 @@ func (b *builder) codes(i int, codes []uint32, n int) {
 	}
 }
 
-func (b *builder) dictionary(i int, values [][]byte) {
-	offs := make([]uint64, len(values)+1)
-	for k, v := range values {
-		offs[k+1] = offs[k] + uint64(len(v))
+// dictionary writes the values of a text column and takes their words. Each is
+// looked at once: in their order they lie all over the column's cells.
+func (b *builder) dictionary(i, n int, value func(int) []byte, codes []uint32) {
+	searched := len(b.schema.Search) == 0 || slices.Contains(b.schema.Search, b.schema.Columns[i].Name)
+	if searched {
+		b.words.column(codes, n)
 	}
-	put(b.w, secDictOff, i, offs)
+	offs := make([]uint64, n+1)
 	b.w.begin(secDict, i)
 	buf := make([]byte, 0, 1<<16)
-	for _, v := range values {
+	for k := range n {
+		v := value(k)
+		offs[k+1] = offs[k] + uint64(len(v))
+		if searched {
+			b.words.value(v)
+		}
 		if buf = append(buf, v...); len(buf) >= 1<<15 {
 			_, _ = b.w.Write(buf)
 			buf = buf[:0]
@@ -487,6 +512,7 @@ func (b *builder) dictionary(i int, values [][]byte) {
 	}
 	_, _ = b.w.Write(buf)
 	b.w.end()
+	put(b.w, secDictOff, i, offs)
 }
 
 // key holds the key's column against what it promises: a value in every row,

@@ -104,7 +104,8 @@ func (s *Segment) word(w Word, m *meter) (wordTest, error) {
 // indexer gathers the words of a file while its text columns are written.
 type indexer struct {
 	dict  *dict
-	arena []byte // of the words' bytes; grows by blocks, as dict keeps slices of it
+	arena cells // of the words
+	place func([]byte) ref
 	cols  []indexedColumn
 	buf   []byte
 }
@@ -116,34 +117,29 @@ type indexedColumn struct {
 	ids   []uint32
 }
 
-func newIndexer() *indexer { return &indexer{dict: newDict()} }
-
-// add takes the dictionary and the codes of a column; code 0 is null.
-func (x *indexer) add(values [][]byte, codes []uint32) {
-	c := indexedColumn{codes: codes, off: make([]uint32, 2, len(values)+2)}
-	for _, v := range values {
-		from := len(c.ids)
-		x.buf = words(v, x.buf, func(w []byte, _ bool) {
-			id := x.id(w)
-			if !slices.Contains(c.ids[from:], id) || len(c.ids)-from > 64 {
-				c.ids = append(c.ids, id)
-			}
-		})
-		c.off = append(c.off, uint32(len(c.ids)))
-	}
-	x.cols = append(x.cols, c)
+func newIndexer() *indexer {
+	x := &indexer{dict: newDict()}
+	x.dict.cells = &x.arena
+	return x
 }
 
-func (x *indexer) id(w []byte) uint32 { return x.dict.enter(w, x.keep) }
+// column begins a column with n values, whose rows have these codes; 0 is null.
+func (x *indexer) column(codes []uint32, n int) {
+	x.cols = append(x.cols, indexedColumn{codes: codes, off: make([]uint32, 2, n+2)})
+	x.place = x.arena.put
+}
 
-// keep copies a word to where it stays.
-func (x *indexer) keep(w []byte) []byte {
-	if len(x.arena)+len(w) > cap(x.arena) {
-		x.arena = make([]byte, 0, max(1<<16, len(w)))
-	}
-	from := len(x.arena)
-	x.arena = append(x.arena, w...)
-	return x.arena[from:len(x.arena):len(x.arena)]
+// value takes the value of the column's next code.
+func (x *indexer) value(v []byte) {
+	c := &x.cols[len(x.cols)-1]
+	from := len(c.ids)
+	x.buf = words(v, x.buf, func(w []byte, _ bool) {
+		id := x.dict.enter(w, x.place)
+		if len(c.ids)-from > 64 || !slices.Contains(c.ids[from:], id) {
+			c.ids = append(c.ids, id)
+		}
+	})
+	c.off = append(c.off, uint32(len(c.ids)))
 }
 
 // tokenState is what is known of a word while its rows are put down; it is kept
@@ -183,7 +179,7 @@ func (x *indexer) room(words int) (state []tokenState, total uint32) {
 // 2^32 words.
 func (x *indexer) write(w *segmentWriter, rows int) {
 	sorted, rank := x.dict.order()
-	x.dict.slots, x.dict.values, x.dict.sorter = nil, nil, sorter{}
+	x.dict.slots, x.dict.sorter = nil, sorter{}
 	for i := range x.cols {
 		for k, id := range x.cols[i].ids {
 			x.cols[i].ids[k] = rank[id]
@@ -204,8 +200,8 @@ func (x *indexer) write(w *segmentWriter, rows int) {
 	put(w, secPosts, 0, posts[:n])
 	ends := make([]uint32, len(sorted)+1)
 	var all []byte
-	for i, t := range sorted {
-		all = append(all, t...)
+	for i, id := range sorted {
+		all = append(all, x.dict.value(id)...)
 		ends[i+1] = uint32(len(all))
 	}
 	put(w, secTokenOff, 0, ends)
