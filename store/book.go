@@ -75,13 +75,14 @@ func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement,
 
 // Sign is T3: it stores a batch, its first signed transaction and its
 // settlements before anything is broadcast, and in the same transaction moves
-// this book's payments among them from held to signed. All of it, or nothing:
-// ErrLive if a settlement is in a live batch already, ErrFenced if one of them
-// is a payment that may not be submitted (its answer is not stored, it was
-// released, or it is another transfer: a payer may sign one nonce for two) or
-// if the signer's nonce is taken. A settlement without a payments row is
-// somebody else's payment.
-func (db *DB) Sign(ctx context.Context, b ledger.Batch) error {
+// this book's payments among them from held to signed. Settlements that the
+// book does not have yet are given in opened. All of it, or nothing: ErrLive
+// if a settlement is in a live batch already, or if the authorization of one
+// of opened has a row by now; ErrFenced if one of them is a payment that may
+// not be submitted (its answer is not stored, it was released, or it is another
+// transfer: a payer may sign one nonce for two) or if the signer's nonce is
+// taken. A settlement without a payments row is somebody else's payment.
+func (db *DB) Sign(ctx context.Context, b ledger.Batch, opened ...ledger.Settlement) error {
 	if len(b.Txs) == 0 || len(b.Settlements) == 0 {
 		return errors.New("store: a batch needs a transaction and a settlement")
 	}
