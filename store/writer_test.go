@@ -253,3 +253,14 @@ func TestCallerWhoLeftInTimeLeavesNothing(t *testing.T) {
 		t.Errorf("%d rows, want 1", n)
 	}
 }
+
+func TestOldLibrariesAreRefused(t *testing.T) {
+	for version, want := range map[string]bool{
+		"3.51.3": true, "3.51.4": true, "3.52.0": true, "3.100.1": true, "4.0.0": true, "3.51.3.1": true,
+		"3.51.2": false, "3.46.1": false, "2.99.9": false, "3.51": false, "": false, "3.x.9": false,
+	} {
+		if got := atLeast(version, oldest); got != want {
+			t.Errorf("SQLite %q is new enough: %v, want %v", version, got, want)
+		}
+	}
+}

@@ -106,6 +106,37 @@ func signIsAllOrNothing(f *fixture) {
 	}
 }
 
+// settlementsOpenWithTheirBatch signs what was never opened before.
+func settlementsOpenWithTheirBatch(f *fixture) {
+	p := f.answered()
+	fresh := func(k ledger.Key, id string) ledger.Settlement {
+		return ledger.Settlement{ID: id, Key: k, PayTo: seller, Amount: 1000, ValidBefore: 2_000_000_000, Payload: []byte(`{}`), RequestedBy: "self"}
+	}
+	known, one, two := f.foreign(), fresh(p.Key, "stl_1"), fresh(f.payment().Key, "stl_2")
+	b := f.batch(known, one, two)
+	f.ok(f.Sign(f.ctx(), b, one, two))
+	f.state(p, ledger.Done, ledger.Signed)
+	list, err := f.Settlements(f.ctx(), b.ID)
+	f.ok(err)
+	if len(list) != 3 || list[0].ID != known.ID || list[1].Key != p.Key || list[2].Amount != 1000 || string(list[2].Payload) != `{}` {
+		f.Errorf("the batch carries %+v", list)
+	}
+	if s := f.settlement(p.Key); s.ID != "stl_1" || s.Batch == nil || s.Batch.ID != b.ID {
+		f.Errorf("opened with its batch: %+v", s)
+	}
+	// Somebody opened it meanwhile: nothing of the batch stays.
+	late := f.answered()
+	f.settlement(late.Key)
+	again := fresh(late.Key, "stl_3")
+	if err := f.Sign(f.ctx(), f.batch(again), again); !errors.Is(err, ledger.ErrLive) {
+		f.Errorf("opened twice: %v", err)
+	}
+	f.state(late, ledger.Done, ledger.Held)
+	if open, err := f.OpenBatches(f.ctx(), home, signer); err != nil || len(open) != 1 {
+		f.Errorf("open batches: %+v, %v", open, err)
+	}
+}
+
 func feeBumpsAreStoredFirst(f *fixture) {
 	p, b := f.signed()
 	bump := ledger.Tx{Hash: "0x" + hash("bump"), Attempt: 2, Raw: []byte{9, 9}, MaxFee: "2000000000", Tip: "2000000"}

@@ -34,6 +34,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"OpenPaymentsFirstToExpireFirst", openPaymentsFirstToExpireFirst},
 		{"SettlementsAreAskedOnce", settlementsAreAskedOnce},
 		{"SignIsAllOrNothing", signIsAllOrNothing},
+		{"SettlementsOpenWithTheirBatch", settlementsOpenWithTheirBatch},
 		{"FeeBumpsAreStoredFirst", feeBumpsAreStoredFirst},
 		{"MinedBatchesAreBookedOnce", minedBatchesAreBookedOnce},
 		{"Reorganisations", reorganisations},
