@@ -39,12 +39,13 @@ const (
 // Book keeps what a facilitator was asked to settle and what it signed. Each
 // method is one transaction.
 type Book interface {
-	// OpenSettlement writes s unless its authorization has a row, and gives the
-	// row that stands, with its live or last batch and its evidence.
-	OpenSettlement(ctx context.Context, s ledger.Settlement) (ledger.Settlement, error)
-	// Sign stores a signed batch before anybody sees it, and moves the payments
-	// that it carries to signed. (T3) ErrLive and ErrFenced: nothing was written.
-	Sign(ctx context.Context, b ledger.Batch) error
+	// Settlement gives the row of an authorization, with its live or last batch
+	// and its evidence; nil if it was never signed for.
+	Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement, error)
+	// Sign stores a signed batch before anybody sees it, with those of its
+	// settlements that are new, and moves the payments that it carries to
+	// signed. (T3) ErrLive and ErrFenced: nothing was written.
+	Sign(ctx context.Context, b ledger.Batch, opened ...ledger.Settlement) error
 	// Mined stores how a batch ended for each of its settlements, and moves the
 	// payments that it paid to mined.
 	Mined(ctx context.Context, batchID, tx string, blockNumber int64, blockHash string, results []ledger.ItemResult) error

@@ -15,6 +15,7 @@ import (
 type item struct {
 	ledger.Settlement
 	transfer Transfer
+	opened   bool // the book does not have it yet
 }
 
 func transfers(its []item) []Transfer {
@@ -95,14 +96,18 @@ func (q *queue) attempt(ctx context.Context, f *Facilitator, its []item, gas uin
 	}
 	b := ledger.Batch{ID: newID("bat_"), Network: f.Network, Signer: f.signer(), Nonce: q.next, CalldataSHA256: calldata,
 		State: ledger.BatchSigned, Txs: []ledger.Tx{tx}, Created: f.now()}
+	var opened []ledger.Settlement
 	for _, it := range its {
 		b.Settlements = append(b.Settlements, it.ID)
+		if it.opened {
+			opened = append(opened, it.Settlement)
+		}
 	}
 	f.reached("t3.before")
 	// From here on the caller's end must not leave in doubt what is stored.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
 	defer cancel()
-	if err := f.Book.Sign(ctx, b); err != nil {
+	if err := f.Book.Sign(ctx, b, opened...); err != nil {
 		q.known = false // another process may have taken the nonce, or this batch has it after all
 		return b, err
 	}

@@ -95,7 +95,7 @@ func (f *Facilitator) carryOn(ctx context.Context, b ledger.Batch) error {
 		if err != nil {
 			return err
 		}
-		its = append(its, item{s, a.transfer})
+		its = append(its, item{Settlement: s, transfer: a.transfer})
 	}
 	wait, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()

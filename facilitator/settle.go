@@ -81,19 +81,7 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger
 	end := func(out ledger.Outcome) (ledger.Settlement, *ledger.Outcome, error) {
 		return ledger.Settlement{}, &out, nil
 	}
-	// Nobody may open a settlement in a payer's name: the row would stand in the
-	// way of the payer's own.
-	var refused *clawr.Error
-	if a.foreign {
-		if refused, err = f.preflight(ctx, a); err != nil {
-			return ledger.Settlement{}, nil, err
-		}
-		if refused != nil && refused.Code == x402.ReasonSignature && !r.submitted {
-			return end(notCharged(refused.Code, refused.Message))
-		}
-	}
-	s, err := f.Book.OpenSettlement(ctx, ledger.Settlement{ID: newID("stl_"), Key: a.Key, PayTo: a.payTo, Amount: a.transfer.Amount,
-		ValidBefore: a.transfer.ValidBefore, Payload: r.Payload.JSON(), RequestedBy: r.RequestedBy, Created: f.now()})
+	s, opened, err := f.settlement(ctx, a, r)
 	if err != nil {
 		return s, nil, err
 	}
@@ -103,7 +91,7 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger
 		}
 		return end(notCharged(x402.ReasonNonceUsed, "the payer signed the same nonce for another transfer"))
 	}
-	if s.Item == ledger.ItemPaid || s.Item == ledger.ItemElsewhere {
+	if paid(&s) {
 		return end(settled(s.Evidence))
 	}
 	if live(&s) {
@@ -116,9 +104,7 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger
 	if s.Batch != nil && f.now().Sub(s.Batch.Created) < retryAfter {
 		return end(f.ended(ctx, a, r, lastTx(&s), x402.ReasonTransactionFailed, "its transaction was reverted"))
 	}
-	if !a.foreign {
-		refused, err = f.preflight(ctx, a)
-	}
+	refused, err := f.preflight(ctx, a)
 	switch {
 	case err != nil && s.Batch != nil:
 		return end(unknown(lastTx(&s), clawr.CodeOf(err), err.Error()))
@@ -129,11 +115,30 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger
 	case refused != nil:
 		return end(notCharged(refused.Code, refused.Message))
 	}
-	next, out, err := f.sign(ctx, a, s)
+	next, out, err := f.sign(ctx, a, item{s, a.transfer, opened})
 	if err != nil && s.Batch != nil {
 		return end(unknown(lastTx(&s), clawr.CodeOf(err), err.Error()))
 	}
 	return next, out, err
+}
+
+// settlement gives the row of a's authorization, or the one that is opened
+// when a batch carries it: what was never signed for needs no row. So nobody
+// can open one in a payer's name, where it would stand in the payer's way.
+func (f *Facilitator) settlement(ctx context.Context, a *payment, r Request) (s ledger.Settlement, opened bool, err error) {
+	switch stands, err := f.Book.Settlement(ctx, a.Key); {
+	case err != nil:
+		return s, false, err
+	case stands != nil:
+		return *stands, false, nil
+	}
+	return ledger.Settlement{ID: newID("stl_"), Key: a.Key, PayTo: a.payTo, Amount: a.transfer.Amount, ValidBefore: a.transfer.ValidBefore,
+		Payload: r.Payload.JSON(), RequestedBy: r.RequestedBy, Created: f.now()}, true, nil
+}
+
+// paid reports whether the book has evidence for s.
+func paid(s *ledger.Settlement) bool {
+	return s.Item == ledger.ItemPaid || s.Item == ledger.ItemElsewhere
 }
 
 // live reports whether a transaction that carries s may be mined yet.
@@ -150,32 +155,41 @@ func lastTx(s *ledger.Settlement) string {
 }
 
 // preflight is the last look before a signature: the window by the clock and
-// by the chain, and the transfer as the chain would carry it out now.
+// by the chain, and the transfer as the chain would carry it out now. It gives
+// a refusal, or the error of a node that is silent.
 func (f *Facilitator) preflight(ctx context.Context, a *payment) (*clawr.Error, error) {
 	f.reached("preflight")
-	now, err := f.clock.fresh(ctx, f.Chain, f.now())
-	if err != nil {
-		return nil, down("the chain cannot be asked just now", err)
-	}
-	if err = a.window(now); err != nil {
-		// An authorization that is over may have been used in time.
-		if used, uerr := f.Chain.Used(ctx, a.transfer); uerr != nil {
-			return nil, down("the chain cannot be asked just now", uerr)
-		} else if used {
-			err = errConsumed
-		}
-	} else {
-		err = f.judge(ctx, a)
-	}
+	err := f.foresee(ctx, a)
 	if e, ok := refusal(err); ok {
 		return e, nil
 	}
 	return nil, err
 }
 
-// sign puts s into a batch of its own and stores it.
-func (f *Facilitator) sign(ctx context.Context, a *payment, s ledger.Settlement) (ledger.Settlement, *ledger.Outcome, error) {
-	b, err := f.queue.sign(ctx, f, []item{{s, a.transfer}}, f.gas(a.foreign))
+func (f *Facilitator) foresee(ctx context.Context, a *payment) error {
+	now, err := f.clock.fresh(ctx, f.Chain, f.now())
+	if err != nil {
+		return down("the chain cannot be asked just now", err)
+	}
+	over := a.window(now)
+	if over == nil {
+		return f.judge(ctx, a)
+	}
+	// An authorization that is over may have been used in time.
+	used, err := f.Chain.Used(ctx, a.transfer)
+	switch {
+	case err != nil:
+		return down("the chain cannot be asked just now", err)
+	case used:
+		return errConsumed
+	}
+	return over
+}
+
+// sign puts it into a batch of its own and stores that.
+func (f *Facilitator) sign(ctx context.Context, a *payment, it item) (ledger.Settlement, *ledger.Outcome, error) {
+	s := it.Settlement
+	b, err := f.queue.sign(ctx, f, []item{it}, f.gas(a.foreign))
 	if err == nil {
 		s.Batch, s.Item = &b, ledger.ItemOpen
 		return s, nil, nil
@@ -188,17 +202,17 @@ func (f *Facilitator) sign(ctx context.Context, a *payment, s ledger.Settlement)
 	// submitted.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
 	defer cancel()
-	stands, again := f.Book.OpenSettlement(ctx, s)
+	stands, again := f.Book.Settlement(ctx, s.Key)
 	switch {
 	case again != nil:
 		f.log().ErrorContext(ctx, "signed, and perhaps not stored", "settlement", s.ID, "err", errors.Join(err, again))
 		out := unknown("", x402.ReasonPending, "the book does not answer")
 		return s, &out, nil
-	case stands.Item == ledger.ItemPaid || stands.Item == ledger.ItemElsewhere:
+	case stands != nil && paid(stands):
 		out := settled(stands.Evidence)
 		return s, &out, nil
-	case live(&stands):
-		return stands, nil, nil
+	case stands != nil && live(stands):
+		return *stands, nil, nil
 	case errors.Is(err, ledger.ErrFenced):
 		err = &clawr.Error{Code: clawr.CodeConflict, Message: "the authorization belongs to another payment, or was given up", Fix: "send the same request again", Err: err}
 	}
@@ -209,7 +223,7 @@ func (f *Facilitator) sign(ctx context.Context, a *payment, s ledger.Settlement)
 func (f *Facilitator) await(ctx context.Context, a *payment, s ledger.Settlement) ledger.Outcome {
 	b := s.Batch
 	tx := b.Txs[len(b.Txs)-1]
-	its := []item{{s, a.transfer}}
+	its := []item{{Settlement: s, transfer: a.transfer}}
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		if f.clock.time().Unix() > a.transfer.ValidBefore { // if it is in no block yet, it can only be reverted now
 			return f.ended(ctx, a, Request{submitted: true, created: s.Created}, tx.Hash, x402.ReasonValidBefore, "the authorization is over")
@@ -257,9 +271,9 @@ func (f *Facilitator) broadcast(ctx context.Context, b *ledger.Batch, its []item
 func (f *Facilitator) finish(ctx context.Context, a *payment, s ledger.Settlement, r *Receipt) ledger.Outcome {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
 	defer cancel()
-	results, err := f.mined(ctx, s.Batch, []item{{s, a.transfer}}, r)
+	results, err := f.mined(ctx, s.Batch, []item{{Settlement: s, transfer: a.transfer}}, r)
 	if err != nil {
-		if stands, again := f.Book.OpenSettlement(ctx, s); again == nil && (stands.Item == ledger.ItemPaid || stands.Item == ledger.ItemElsewhere) {
+		if stands, again := f.Book.Settlement(ctx, s.Key); again == nil && stands != nil && paid(stands) {
 			return settled(stands.Evidence) // somebody else booked it first
 		}
 		f.log().ErrorContext(ctx, "mined, but not booked", "batch", s.Batch.ID, "tx", r.Tx, "err", err)
