@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/api"
 	"github.com/402claw/clawr/dataset"
+	"github.com/402claw/clawr/worker"
 )
 
 // deployFlags are what `clawr deploy` is told.
@@ -37,7 +40,7 @@ type deployFlags struct {
 func newDeploy(e *env) *cobra.Command {
 	f := &deployFlags{}
 	cmd := &cobra.Command{
-		Use:   "deploy FILE",
+		Use:   "deploy FILE|URL|-",
 		Short: "Publish a CSV, TSV, JSON or NDJSON file as an API",
 		Long: `Publish a file as an API. It is read once, checked, and turned into an immutable
 version; the version before it is kept (clawr rollback). Nothing is published
@@ -188,8 +191,22 @@ func (f *deployFlags) slug(file string) (string, error) {
 }
 
 func slugOf(file string) (string, error) {
-	base, _, _ := strings.Cut(filepath.Base(file), ".")
+	base, _, _ := strings.Cut(baseName(file), ".")
 	return base, clawr.CheckSlug(base)
+}
+
+func isURL(file string) bool {
+	return strings.HasPrefix(file, "https://") || strings.HasPrefix(file, "http://")
+}
+
+// baseName is the last part of a path or of a URL's path.
+func baseName(file string) string {
+	if isURL(file) {
+		if u, err := url.Parse(file); err == nil {
+			return path.Base(u.Path)
+		}
+	}
+	return filepath.Base(file)
 }
 
 func (f *deployFlags) options() (dataset.Options, error) {
@@ -227,12 +244,12 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 	if err != nil {
 		return err
 	}
-	in, size, err := e.openFile(file)
+	ctx := cmd.Context()
+	in, size, err := e.openFile(ctx, file)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	ctx := cmd.Context()
 	if f.dryRun {
 		report, err := e.read(ctx, in, file, size, opts, "")
 		if err != nil {
@@ -283,10 +300,15 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 	})
 }
 
-// openFile opens what is to be deployed; "-" is standard input.
-func (e *env) openFile(file string) (io.ReadCloser, int64, error) {
+// openFile opens what is to be deployed; "-" is standard input, and a URL is
+// fetched, if it leads to the public Internet.
+func (e *env) openFile(ctx context.Context, file string) (io.ReadCloser, int64, error) {
 	if file == "-" {
 		return io.NopCloser(e.stdin), 0, nil
+	}
+	if isURL(file) {
+		body, _, err := new(worker.Guard).Fetch(ctx, file)
+		return body, 0, err
 	}
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -321,7 +343,7 @@ func (e *env) stage() (dir string, done func(), err error) {
 // read ingests in, with a progress bar if that takes a moment, and says what
 // was found. Without a directory it only looks.
 func (e *env) read(ctx context.Context, in io.Reader, file string, size int64, o dataset.Options, dir string) (*dataset.Report, error) {
-	name := filepath.Base(file)
+	name := baseName(file)
 	start := time.Now()
 	bar := e.progress("reading " + name)
 	o.Progress = func(bytes, rows int64) { bar.update(bytes, size, rows) }

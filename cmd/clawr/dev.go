@@ -98,7 +98,7 @@ func (e *env) dev(ctx context.Context, file string, f *devFlags) error {
 	if err != nil {
 		return withParam(err, "price")
 	}
-	in, size, slug, err := e.devInput(file, f.tenant)
+	in, size, slug, err := e.devInput(ctx, file, f.tenant)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func nameOr(file string) string {
 }
 
 // devInput opens what is to be sold and names it.
-func (e *env) devInput(file, tenant string) (in io.ReadCloser, size int64, slug string, err error) {
+func (e *env) devInput(ctx context.Context, file, tenant string) (in io.ReadCloser, size int64, slug string, err error) {
 	if slug = tenant; slug != "" {
 		err = clawr.CheckSlug(slug)
 	} else {
@@ -202,7 +202,7 @@ func (e *env) devInput(file, tenant string) (in io.ReadCloser, size int64, slug 
 	if file == "" {
 		return io.NopCloser(bytes.NewReader(sample)), int64(len(sample)), slug, nil
 	}
-	in, size, err = e.openFile(file)
+	in, size, err = e.openFile(ctx, file)
 	return in, size, slug, err
 }
 

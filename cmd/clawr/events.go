@@ -77,7 +77,7 @@ request id) counts, so that importing a file twice adds nothing.`,
 }
 
 func (e *env) importEvents(ctx context.Context, file string) error {
-	in, size, err := e.openFile(file)
+	in, size, err := e.openFile(ctx, file)
 	if err != nil {
 		if ce, ok := errors.AsType[*clawr.Error](err); ok && ce.Code == clawr.CodeFile {
 			ce.Fix = "clawr events import FILE with a file of events"

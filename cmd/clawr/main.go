@@ -31,7 +31,7 @@ func main() {
 // commands is the command table. Each constructor takes the environment that
 // it reads from and writes to, so that a test can be the environment.
 var commands = []func(*env) *cobra.Command{
-	newDev, newServe, newDeploy,
+	newDev, newServe, newDeploy, newExplain,
 	newList, newShow, newPause, newResume, newRollback, newRemove, newExportDirectory,
 	newOwner, newToken, newEvents, newStats, newPayments,
 	newPay, newWallet, newFacilitator, newChain, newVersion,
