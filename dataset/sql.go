@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"strconv"
@@ -128,7 +129,10 @@ func (b *sqlBuilder) filter(f *Filter) {
 			if i > 0 {
 				list = append(list, ',')
 			}
-			list = v.appendJSON(list, c)
+			from := len(list)
+			if list = v.appendJSON(list, c); c.Type == Float && !bytes.ContainsAny(list[from:], ".e") {
+				list = append(list, ".0"...) // else it is compared as an integer, exactly, with a rounded double
+			}
 		}
 		if f.Op == In {
 			b.cond(n+" IN (SELECT value FROM json_each(?))", string(append(list, ']')))
