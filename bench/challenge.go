@@ -55,10 +55,7 @@ func challenge(ctx context.Context, out *report) (err error) {
 			if (k+r)%2 == 1 {
 				p, list = theirs, &c.theirs
 			}
-			s := &side{name: "402", procs: []*process{p}, jobs: func(context.Context, int) (job, error) {
-				return job{Addr: p.addr, Callers: callers, Requests: [][]byte{get(p.addr, records)}, Repeat: time.Second, Status: http.StatusPaymentRequired}, nil
-			}}
-			m, err := s.shoot(ctx, 0)
+			m, err := asker(p, callers).shoot(ctx, 0)
 			if err != nil {
 				return err
 			}
@@ -74,7 +71,15 @@ func challenge(ctx context.Context, out *report) (err error) {
 		fmt.Sprintf("clawr serve\t%.0f\t%.1f\t%.0f\t%.0f", of(c.ours, rate), 1000*of(c.ours, cpu), 1000*of(c.ours, p50), 1000*of(c.ours, p99)),
 		fmt.Sprintf("constant net/http\t%.0f\t%.1f\t%.0f\t%.0f", of(c.theirs, rate), 1000*of(c.theirs, cpu), 1000*of(c.theirs, p50), 1000*of(c.theirs, p99)),
 		fmt.Sprintf("ratio\t%.2f\tworst %.2f\tbest %.2f\t", c.ratio(), r[0], r[len(r)-1]))
-	return nil
+	return w.profile(ctx, "402", func(flags ...string) (*process, error) { return w.serve(ctx, seller, []string{"GOMAXPROCS=1"}, flags...) },
+		func(p *process) *side { return asker(p, callers) })
+}
+
+// asker is a server that is asked for nothing but challenges.
+func asker(p *process, callers int) *side {
+	return &side{name: "402", procs: []*process{p}, jobs: func(context.Context, int) (job, error) {
+		return job{Addr: p.addr, Callers: callers, Requests: [][]byte{get(p.addr, records)}, Repeat: time.Second, Status: http.StatusPaymentRequired}, nil
+	}}
 }
 
 // freeze takes an answer that must be a 402.
