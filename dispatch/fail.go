@@ -192,5 +192,5 @@ func (d *Dispatcher) docs(code clawr.Code) string {
 	if d.Docs == "" {
 		return ""
 	}
-	return strings.TrimSuffix(d.Docs, "/") + "/errors#" + string(code)
+	return strings.TrimSuffix(d.Docs, "/") + "/errors.md#" + string(code)
 }

@@ -148,7 +148,7 @@ func (d *Dispatcher) mayHave(c *call, p *payment, row *ledger.Payment) bool {
 	// The row does not say when it was mined, only when it was moved last, which
 	// finality does once more; but no chain mines an authorization that is over.
 	mined := row.Updated
-	if over := time.Unix(row.ValidBefore, 0); over.Before(mined) {
+	if over := time.Unix(row.ValidBefore, 0); row.ValidBefore < endless && over.Before(mined) {
 		mined = over
 	}
 	return c.start.Before(mined.Add(publicFor))

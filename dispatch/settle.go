@@ -139,11 +139,15 @@ func (d *Dispatcher) giveUp(ctx context.Context, c *call, row *ledger.Payment, e
 // bookTime is how long a release may take when the deadline is over.
 const bookTime = 3 * time.Second
 
+// endless is a time in unix seconds, in the year 36812, from which on an
+// authorization is taken to have no end: sums with it must not overflow.
+const endless = 1 << 40
+
 // answerExpiry is until when the answer is kept: a day, and as long as the
 // authorization could still be charged (I13).
 func (d *Dispatcher) answerExpiry(row *ledger.Payment) time.Time {
 	day := d.now().Add(24 * time.Hour)
-	if until := time.Unix(row.ValidBefore, 0).Add(time.Hour); row.ValidBefore < 1<<40 && until.After(day) {
+	if until := time.Unix(row.ValidBefore, 0).Add(time.Hour); row.ValidBefore < endless && until.After(day) {
 		return until
 	}
 	return day

@@ -138,6 +138,18 @@ func TestAVersion1AnswerIsForThePayingAddressForTenMinutes(t *testing.T) {
 	w.sold(1, 1)
 }
 
+// A buyer who signs for ever has his ten minutes all the same.
+func TestAVersion1AnswerToAnEndlessAuthorization(t *testing.T) {
+	w := newWorld(t)
+	for _, until := range []uint64{1 << 35, 1 << 41, 1 << 62, 1<<64 - 1} {
+		q := w.forge(request{}, func(f *forged) { f.Accepted.Extra.Quote, f.auth.ValidBefore = "", x402.Uint(until) })
+		w.send(q).is(200, "")
+		w.send(q).is(200, "").has("X-Clawr-Replayed", "true")
+		w.pass(11 * time.Minute)
+		w.send(q).is(409, clawr.CodeAlreadyUsed)
+	}
+}
+
 func TestAVersion1PaymentThatIsNotMinedYetWaitsForItsAddress(t *testing.T) {
 	w := newWorld(t)
 	w.till.next((*till).unknown)

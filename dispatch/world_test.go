@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,7 +37,11 @@ import (
 	"github.com/402claw/clawr/x402"
 )
 
-func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
+func TestMain(m *testing.M) {
+	// A random life costs a hundred commits; -rapid.checks=1000 lives more of them.
+	_ = flag.Set("rapid.checks", "30")
+	os.Exit(storetest.Main(m))
+}
 
 const (
 	price = 1000 // µUSD, and units of the token
@@ -345,12 +350,14 @@ func (w *world) state(q request, work ledger.Work, money ledger.Money) *ledger.P
 }
 
 // events are those of all requests so far, in the order in which they came in.
-func (w *world) events() []usage.Event {
+func (w *world) events() []usage.Event { return w.eventsSince(time.Time{}) }
+
+func (w *world) eventsSince(from time.Time) []usage.Event {
 	w.Helper()
 	ctx := context.WithoutCancel(w.Context())
 	w.ok(w.rec.Flush(ctx))
 	var all []usage.Event
-	w.ok(w.db.EachEvent(ctx, time.Time{}, time.Time{}, func(e usage.Event) error { all = append(all, e); return nil }))
+	w.ok(w.db.EachEvent(ctx, from, time.Time{}, func(e usage.Event) error { all = append(all, e); return nil }))
 	slices.SortStableFunc(all, func(a, b usage.Event) int { return a.Time.Compare(b.Time) })
 	return all
 }
@@ -567,4 +574,11 @@ func (w *world) sold(transfers, runs int) {
 	if n := len(w.till.transfers()); n != transfers || w.shop.total() != runs {
 		w.Errorf("%d transfers and %d runs, want %d and %d", n, w.shop.total(), transfers, runs)
 	}
+}
+
+// record sends r as it is.
+func (w *world) record(r *http.Request) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	w.d.ServeHTTP(rec, r)
+	return rec
 }
