@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/402claw/clawr/dataset"
 	"github.com/402claw/clawr/dispatch"
 	"github.com/402claw/clawr/meter"
 	"github.com/402claw/clawr/store"
@@ -30,6 +33,7 @@ type node struct {
 	dir      *dispatch.Directory
 	dispatch *dispatch.Dispatcher
 	payments payments
+	segments *dataset.Cache
 	unlock   func()
 	public   string // base URL that callers reach
 	closing  sync.Once
@@ -97,6 +101,7 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 	}
 	g.Go(func() error { return n.usage.Run(ctx) })
 	g.Go(func() error { return n.dispatch.Run(ctx) })
+	g.Go(func() error { return n.tidy(ctx) })
 	if n.payments != nil {
 		g.Go(func() error { return n.payments.Run(ctx) })
 	}
@@ -129,10 +134,15 @@ func (n *node) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What a killed deploy left behind: nobody ingests before we listen.
+	if err := dataset.Sweep(n.env.segments()); err != nil {
+		return err
+	}
 	ws, err := newWorkers(ctx, n)
 	if err != nil {
 		return err
 	}
+	n.segments = ws.segments
 	n.usage = &usage.Recorder{Sink: n.db, Log: n.log}
 	if n.payments, err = n.facilitator(ctx); err != nil {
 		return err
@@ -159,6 +169,51 @@ func (n *node) quotes(ctx context.Context) (*x402.Quotes, error) {
 		values = append(values, k.Value)
 	}
 	return x402.NewQuotes(values...)
+}
+
+// How often the files of old versions are looked through, how many of a
+// tenant's last versions can be rolled back to, and how long a file that no
+// version names may be on its way to one.
+const (
+	tidyEvery = time.Hour
+	history   = 10
+	tidyAge   = time.Hour
+)
+
+// tidy removes the files of versions that nothing needs any more, until ctx
+// ends.
+func (n *node) tidy(ctx context.Context) error {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		if err := n.collect(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "old versions not removed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *node) collect(ctx context.Context, now time.Time) error {
+	needed, err := n.db.Needed(ctx, history)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, t := range needed {
+		keep[t.Content] = true
+	}
+	removed, err := n.segments.Collect(func(id string) bool { return keep[id] }, now, tidyAge)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was ever deployed
+	}
+	if len(removed) > 0 {
+		n.log.InfoContext(ctx, "removed old versions", "count", len(removed))
+	}
+	return err
 }
 
 // reload gives the dispatcher the directory as it is now.

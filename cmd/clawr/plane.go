@@ -186,7 +186,23 @@ func (d directory) SetStatus(ctx context.Context, slug string, status clawr.Stat
 	return d.changed(ctx)(d.DB.SetStatus(ctx, slug, status, by))
 }
 
+// Rollback refuses a version whose data was removed: see node.tidy.
 func (d directory) Rollback(ctx context.Context, slug string, to int64, by string) (clawr.Tenant, error) {
+	if to > 0 {
+		all, err := d.Versions(ctx, slug)
+		if err != nil {
+			return clawr.Tenant{}, err
+		}
+		for _, t := range all {
+			if t.Version != to || t.Content == "" {
+				continue
+			}
+			if ok, err := (segments{d.node.env.segments()}).Has(ctx, t.Content); err != nil || !ok {
+				return clawr.Tenant{}, errors.Join(err, &clawr.Error{Code: clawr.CodeVersionGone, Param: "to", Message: fmt.Sprintf("the data of %s version %d is not kept any more", slug, to),
+					Fix: "clawr deploy it again"})
+			}
+		}
+	}
 	return d.changed(ctx)(d.DB.Rollback(ctx, slug, to, by))
 }
 

@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"RandomHistories", randomHistories},
 		{"DeploysAreVersions", deploysAreVersions},
 		{"StatusAndRollback", statusAndRollback},
+		{"NeededVersions", neededVersions},
 		{"HostsHaveOneTenant", hostsHaveOneTenant},
 		{"ConcurrentDeploys", concurrentDeploys},
 		{"WatchTells", watchTells},
