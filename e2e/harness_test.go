@@ -221,6 +221,14 @@ func sepolias(t *testing.T, test func(t *testing.T, c *testChain)) {
 	})
 }
 
+// everywhere runs a test on both chains with both databases.
+func everywhere(t *testing.T, test func(t *testing.T, c *testChain, serveFlags ...string)) {
+	sepolias(t, func(t *testing.T, c *testChain) {
+		t.Run("sqlite", func(t *testing.T) { test(t, c) })
+		t.Run("postgres", func(t *testing.T) { test(t, c, "--database-url", storetest.Postgres(t)) })
+	})
+}
+
 // account makes a key with gas money and units of the token.
 func (c *testChain) account(t testing.TB, units int64) *chain.Key {
 	t.Helper()

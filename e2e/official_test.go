@@ -11,7 +11,6 @@ import (
 
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/e2e/anvil"
-	"github.com/402claw/clawr/store/storetest"
 )
 
 // paid is what a client of clients/ reports of one call.
@@ -100,8 +99,8 @@ func checkPayments(t *testing.T, c *testChain, s *server, buyer *chain.Key, v ma
 }
 
 func TestOfficialClientPays(t *testing.T) {
-	sepolias(t, func(t *testing.T, c *testChain) {
-		s := serve(t, c)
+	everywhere(t, func(t *testing.T, c *testChain, flags ...string) {
+		s := serve(t, c, flags...)
 		url := s.deploy(t, airports, "airports", "--price", "0.001", "--x402")
 		buyer := c.account(t, 1_000_000)
 		checkPayments(t, c, s, buyer, script(t, "fetch-v2.mjs", "URL="+url+"?limit=1", "PRIVATE_KEY="+buyer.Reveal(), "COUNT=3", "REPLAY=2"), 3)
@@ -109,8 +108,8 @@ func TestOfficialClientPays(t *testing.T) {
 }
 
 func TestOfficialVersion1ClientPays(t *testing.T) {
-	sepolias(t, func(t *testing.T, c *testChain) {
-		s := serve(t, c)
+	everywhere(t, func(t *testing.T, c *testChain, flags ...string) {
+		s := serve(t, c, flags...)
 		url := s.deploy(t, airports, "airports", "--price", "0.001", "--x402", "true")
 		buyer := c.account(t, 1_000_000)
 		checkPayments(t, c, s, buyer, script(t, "fetch-v1.mjs", "URL="+url+"?limit=1", "PRIVATE_KEY="+buyer.Reveal(), "COUNT=2", "REPLAY=2"), 2)
@@ -131,23 +130,6 @@ func TestOfficialClientPaysOnAnotherChain(t *testing.T) {
 			buyer := c.account(t, 1_000_000)
 			checkPayments(t, c, s, buyer, script(t, "fetch-v2.mjs", "URL="+url+"?limit=1", "PRIVATE_KEY="+buyer.Reveal(), "ANY_ASSET=1", "REPLAY=1"), 1)
 		})
-	}
-}
-
-// The same suite on Postgres as on SQLite.
-func TestOfficialClientsPayOnPostgres(t *testing.T) {
-	t.Parallel()
-	c := devChain(t, "--like-base-sepolia")
-	s := serve(t, c, "--database-url", storetest.Postgres(t))
-	url := s.deploy(t, airports, "airports", "--price", "0.001", "--x402")
-	buyer := c.account(t, 1_000_000)
-	checkPayments(t, c, s, buyer, script(t, "fetch-v2.mjs", "URL="+url+"?limit=1", "PRIVATE_KEY="+buyer.Reveal(), "COUNT=2", "REPLAY=2"), 2)
-	old := script(t, "fetch-v1.mjs", "URL="+url+"?limit=1", "PRIVATE_KEY="+buyer.Reveal(), "REPLAY=1")
-	if got := report(t, old); got.Status != http.StatusOK || got.Replays[0].Status != http.StatusOK {
-		t.Errorf("version 1's client was answered %+v", got)
-	}
-	if earned := c.balance(t, s.payTo); earned != 3000 {
-		t.Errorf("the seller has %d, want 3000", earned)
 	}
 }
 
