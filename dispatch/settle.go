@@ -35,16 +35,12 @@ func (d *Dispatcher) enter() (leave func(), err error) {
 }
 
 // reserve claims the authorization and everything that the call takes from, in
-// one transaction, and performs it.
+// one transaction, and performs it. Somebody who was faster is followed, with
+// nothing of ours in flight.
 func (d *Dispatcher) reserve(c *call, p *payment, e *entry, terms x402.Requirements) error {
-	leave, err := d.enter()
-	if err != nil {
-		return err
-	}
-	conflict, err := d.claim(c, p, e, terms)
-	leave()
-	if conflict != nil { // with nothing of ours in flight: it is waited for
-		return d.standing(c, p, conflict)
+	faster, err := d.claim(c, p, e, terms)
+	if faster != nil {
+		return d.standing(c, p, faster)
 	}
 	return err
 }
@@ -52,7 +48,12 @@ func (d *Dispatcher) reserve(c *call, p *payment, e *entry, terms x402.Requireme
 // claim reserves and performs, or gives the row that was there first. Once it
 // is reserved the payment is spent on this request: whatever happens, the
 // reservation ends settled or released.
-func (d *Dispatcher) claim(c *call, p *payment, e *entry, terms x402.Requirements) (first *ledger.Payment, err error) {
+func (d *Dispatcher) claim(c *call, p *payment, e *entry, terms x402.Requirements) (faster *ledger.Payment, err error) {
+	leave, err := d.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	ws, counters := c.windows(e, c.ev.Caller, e.Price)
 	row, err := d.row(c, p, e, terms)
 	if err != nil {
