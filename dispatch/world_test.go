@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
