@@ -51,13 +51,8 @@ func (e *env) connect(ctx context.Context) (c *http.Client, base string, done fu
 		return e.connectServer()
 	}
 	for deadline := time.Now().Add(3 * time.Second); ; {
-		unlock, err := lockDir(e.data)
+		n, err := e.own(ctx, nil)
 		if err == nil {
-			n, err := openNode(ctx, e, nil, unlock)
-			if err != nil {
-				unlock()
-				return nil, "", nil, err
-			}
 			return &http.Client{Transport: inProcess{n.control()}}, "http://clawr", n.close, nil
 		}
 		if clawr.CodeOf(err) != clawr.CodeLocked {

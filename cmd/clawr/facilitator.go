@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -99,13 +102,12 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 		return err
 	}
 	defer ln.Close()
-	unlock, err := lockDir(e.data)
-	if err != nil {
-		return err
+	exposed := facilitator.CheckExposure(ln.Addr().String(), len(allowed) > 0, false)
+	if _, err := os.Stat(filepath.Join(e.data, dbName)); errors.Is(err, fs.ErrNotExist) && f.databaseURL == "" && exposed != nil {
+		return exposed // there are no tokens where there is nothing
 	}
-	n, err := openNode(ctx, e, set, unlock)
+	n, err := e.own(ctx, set)
 	if err != nil {
-		unlock()
 		return err
 	}
 	defer n.close()
@@ -113,8 +115,8 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := facilitator.CheckExposure(ln.Addr().String(), len(allowed) > 0, tokens > 0); err != nil {
-		return err
+	if exposed != nil && tokens == 0 {
+		return exposed
 	}
 	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: &onchain.Node{Client: set.chain, Key: set.key},
 		Book: n.db, Ends: n.db, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint()}

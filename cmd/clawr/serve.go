@@ -71,16 +71,6 @@ func (e *env) serve(ctx context.Context, f *serveFlags) error {
 		return err
 	}
 	defer ln.Close()
-	unlock, err := lockDir(e.data)
-	if err != nil {
-		return err
-	}
-	n, err := openNode(ctx, e, set, unlock)
-	if err != nil {
-		unlock()
-		return err
-	}
-	defer n.close()
 	var admin net.Listener
 	if f.admin != "" {
 		if admin, err = listen(f.admin, "admin-listen"); err != nil {
@@ -89,12 +79,30 @@ func (e *env) serve(ctx context.Context, f *serveFlags) error {
 		defer admin.Close()
 		e.note("admin on %s", admin.Addr())
 	}
+	n, err := e.own(ctx, set)
+	if err != nil {
+		return err
+	}
+	defer n.close()
 	g, ctx := errgroup.WithContext(ctx)
 	if err := n.start(ctx, g, ln, admin); err != nil {
 		return err
 	}
 	e.note("listening on %s", ln.Addr())
 	return g.Wait()
+}
+
+// own takes the data directory for this process and opens it.
+func (e *env) own(ctx context.Context, set *settings) (*node, error) {
+	unlock, err := lockDir(e.data)
+	if err != nil {
+		return nil, err
+	}
+	n, err := openNode(ctx, e, set, unlock)
+	if err != nil {
+		unlock()
+	}
+	return n, err
 }
 
 func (e *env) level() slog.Level {
