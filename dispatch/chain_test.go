@@ -3,6 +3,7 @@ package dispatch_test
 import (
 	"context"
 	"crypto/ecdsa"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -198,7 +199,7 @@ func (c *onChain) spend(k *ecdsa.PrivateKey, units int64) {
 
 func (c *onChain) transact(k *ecdsa.PrivateKey, call chain.Call) *chain.Receipt {
 	c.Helper()
-	from, err := chain.ParseKey(fmt.Sprintf("%064x", k.D))
+	from, err := chain.ParseKey(hex.EncodeToString(crypto.FromECDSA(k)))
 	c.ok(err)
 	r, err := c.node.Client.Transact(context.WithoutCancel(c.Context()), from, call)
 	c.ok(err)

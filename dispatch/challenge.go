@@ -166,7 +166,7 @@ func (d *Dispatcher) challenge(c *call, reason clawr.Code, message string) error
 }
 
 // maxURL bounds the URL in a challenge, which its sender can make as long as a
-// request may be: what does not fit is left out of the query.
+// request may be: what does not fit is left out, first of all the query.
 const maxURL = 1024
 
 // appendURL appends the URL that the caller asked for, as a client can ask
@@ -177,20 +177,27 @@ func (d *Dispatcher) appendURL(b []byte, c *call) []byte {
 	if d.PublicURL != "" && c.byPath {
 		b = append(b, strings.TrimSuffix(d.PublicURL, "/")...)
 	} else {
-		scheme := d.Scheme
-		if c.in.TLS != nil {
-			scheme = "https"
-		} else if scheme == "" {
-			scheme = "http"
-		}
-		b = append(append(b, scheme...), "://"...)
-		b = appendEscaped(b, c.in.Host)
+		b = append(append(b, d.scheme(c)...), "://"...)
+		b = appendEscaped(b, c.in.Host[:min(len(c.in.Host), 255)])
 	}
-	b = append(b, c.in.URL.EscapedPath()...)
-	if q := c.in.URL.RawQuery; q != "" && len(b)+len(q) < maxURL {
-		b = appendEscaped(append(b, '?'), q)
+	if path := c.in.URL.EscapedPath(); len(b)+len(path) < maxURL {
+		b = append(b, path...)
+		if q := c.in.URL.RawQuery; q != "" && len(b)+len(q) < maxURL {
+			b = appendEscaped(append(b, '?'), q)
+		}
 	}
 	return b
+}
+
+// scheme is that of the URL by which c came.
+func (d *Dispatcher) scheme(c *call) string {
+	switch {
+	case c.in.TLS != nil || d.Scheme == "" && strings.HasPrefix(d.PublicURL, "https:"):
+		return "https"
+	case d.Scheme == "":
+		return "http"
+	}
+	return d.Scheme
 }
 
 // appendEscaped appends s with everything percent-encoded that stands in no

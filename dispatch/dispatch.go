@@ -87,7 +87,7 @@ type Dispatcher struct {
 	Salt      []byte        // keys the hashes of callers
 	Node      string        // this process, in leases
 	PublicURL string        // scheme://host[:port] of /t/ URLs; empty: as the request came
-	Scheme    string        // of other URLs that came without TLS; empty: http
+	Scheme    string        // of other URLs that came without TLS; empty: PublicURL's, or http
 	Docs      string        // base URL of the documentation named in errors
 	Deadline  time.Duration // of a route, settlement included; 30 s
 	MaxBody   int64         // of a request, bytes; 1 MB

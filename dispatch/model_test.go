@@ -24,7 +24,6 @@ type model struct {
 	content string // of the version that its quote promises
 	body    string // the answer, once it was given: I2
 	ended   bool   // it was said to be not charged, with proof
-	ran     int
 }
 
 // A random life of a few payments: sends, resends, other requests and other
@@ -83,8 +82,7 @@ type machine struct {
 
 type live struct {
 	model
-	q      request
-	killed bool // the owner died with it
+	q request
 }
 
 func (m *machine) Fatalf(format string, args ...any) { m.rt.Helper(); m.rt.Fatalf(format, args...) }
@@ -165,7 +163,6 @@ func (m *machine) present(rt *rapid.T, p *live, path string) {
 	a := <-ended
 	m.at(point, nil)
 	if died {
-		p.killed = true
 		m.noteRow(p, path)
 		m.again()
 		return

@@ -230,9 +230,13 @@ func TestTheResourceIsTheURLThatWasAsked(t *testing.T) {
 	check(url(request{}), "http://api.example.com/t/acme/v1/records?limit=1")
 	check(url(request{host: "acme.example.com:8080", path: "/v1/records"}), "http://acme.example.com:8080/v1/records")
 	check(url(request{host: `evil"<x>`}), "http://evil%22%3Cx%3E/t/acme/v1/records?limit=1")
-	w.d.Scheme, w.d.PublicURL = "https", "https://api.402.example/"
+	check(url(request{path: "/t/acme/v1/records/" + strings.Repeat("x", 2000)}), "http://api.example.com")
+	check(url(request{host: strings.Repeat("h", 300)}), "http://"+strings.Repeat("h", 255)+"/t/acme/v1/records?limit=1")
+	w.d.PublicURL = "https://api.402.example/"
 	check(url(request{host: "evil.example"}), "https://api.402.example/t/acme/v1/records?limit=1")
 	check(url(request{host: "acme.example.com", path: "/v1/records"}), "https://acme.example.com/v1/records")
+	w.d.Scheme = "http"
+	check(url(request{host: "acme.example.com", path: "/v1/records"}), "http://acme.example.com/v1/records")
 }
 
 func TestCallersAreNamedByAddressAndHashed(t *testing.T) {
