@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -297,4 +298,117 @@ func (o only) Settle(ctx context.Context, p ledger.Payment) (ledger.Outcome, err
 		return ledger.Outcome{State: ledger.Unknown}, nil
 	}
 	return o.till.Settle(ctx, p)
+}
+
+// failing is a book that fails once, at one of its steps.
+type failing struct {
+	bookOf
+	at string
+}
+
+func (f *failing) fails(at string) error {
+	if f.at != at {
+		return nil
+	}
+	f.at = ""
+	return errors.New("the disk is full")
+}
+
+func (f *failing) Find(ctx context.Context, k ledger.Key) (*ledger.Payment, error) {
+	if err := f.fails("find"); err != nil {
+		return nil, err
+	}
+	return f.bookOf.Find(ctx, k)
+}
+
+func (f *failing) Answer(ctx context.Context, id string) (*ledger.Answer, error) {
+	if err := f.fails("answer"); err != nil {
+		return nil, err
+	}
+	return f.bookOf.Answer(ctx, id)
+}
+
+func (f *failing) Reserve(ctx context.Context, p ledger.Payment, owner string, lease time.Duration) (ledger.Payment, error) {
+	if err := f.fails("reserve"); err != nil {
+		return ledger.Payment{}, err
+	}
+	out, err := f.bookOf.Reserve(ctx, p, owner, lease)
+	if lost := f.fails("reserved"); lost != nil { // it was committed, and the connection broke
+		return ledger.Payment{}, lost
+	}
+	return out, err
+}
+
+func (f *failing) Done(ctx context.Context, id string, epoch int64, a ledger.Answer, ev usage.Event) error {
+	if err := f.fails("done"); err != nil {
+		return err
+	}
+	if err := f.bookOf.Done(ctx, id, epoch, a, ev); err != nil {
+		return err
+	}
+	return f.fails("was done")
+}
+
+func (f *failing) Release(ctx context.Context, id string, epoch int64, why clawr.Code, ev usage.Event) error {
+	if err := f.fails("release"); err != nil {
+		return err
+	}
+	return f.bookOf.Release(ctx, id, epoch, why, ev)
+}
+
+// A book that fails at a step is no reason to say anything that may turn out
+// wrong: neither that it was charged nor that it was not, and never 402.
+func TestABookThatFails(t *testing.T) {
+	for at, c := range map[string]struct {
+		code    clawr.Code
+		prepare func(w *world)
+		sent    bool // before, and it went well
+		runs    int  // in the end
+		resend  int
+	}{
+		"find":     {code: clawr.CodeFacilitatorDown, runs: 1, resend: 200},
+		"reserve":  {code: clawr.CodeFacilitatorDown, runs: 1, resend: 200},
+		"reserved": {code: clawr.CodeFacilitatorDown, runs: 1, resend: 200},
+		"done":     {code: clawr.CodeSettlementPending, runs: 2, resend: 200},
+		"was done": {code: clawr.CodeSettlementPending, runs: 1, resend: 200},
+		"release": {code: clawr.CodeSettlementPending, runs: 2, resend: 200,
+			prepare: func(w *world) {
+				w.shop.once(func(http.ResponseWriter, *http.Request) error { return errors.New("no luck") })
+			}},
+		"release, after a refused settlement": {code: clawr.CodeSettlementPending, runs: 1, resend: 402, prepare: func(w *world) { w.till.next((*till).refuse, (*till).refuse) }},
+		"answer":                              {code: clawr.CodeSettlementPending, sent: true, runs: 1, resend: 200},
+		"find, of a known":                    {code: clawr.CodeFacilitatorDown, sent: true, runs: 1, resend: 200},
+	} {
+		t.Run(at, func(t *testing.T) {
+			w := newWorld(t)
+			q := w.payment(request{})
+			if c.sent {
+				w.send(q).is(200, "")
+			}
+			if c.prepare != nil {
+				c.prepare(w)
+			}
+			step, _, _ := strings.Cut(at, ",")
+			w.d.Book = &failing{w.db, step}
+			a := w.send(q).is(503, c.code).has("Retry-After", "2", "PAYMENT-REQUIRED", "")
+			if b := a.Body.String(); !strings.Contains(b, `"retry":"same_payment"`) || strings.Contains(b, "disk") || strings.Contains(b, "asked") || step != "reserve" && step != "reserved" && strings.Contains(b, "not charged") {
+				t.Errorf("told %s", b)
+			}
+			if c.code == clawr.CodeSettlementPending && a.receipt().ErrorReason != clawr.CodeSettlementPending {
+				t.Errorf("PAYMENT-RESPONSE %+v", a.receipt())
+			}
+			if e := w.event(a); e.Billable || e.Billed != 0 {
+				t.Errorf("event %+v", e)
+			}
+			w.pass(15 * time.Second) // the lease
+			if last := w.send(q); last.Code != c.resend {
+				t.Errorf("resent: %d %s", last.Code, last.Body)
+			}
+			charged := map[int]int{200: 1}[c.resend]
+			w.sold(charged, c.runs)
+			if n, billed := w.countable(q); n != charged || billed != clawr.Amount(charged*price) {
+				t.Errorf("%d events count, %s is billed: %+v", n, billed, w.events())
+			}
+		})
+	}
 }
