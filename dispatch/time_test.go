@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/dispatch"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/x402"
 )
@@ -197,7 +198,7 @@ func TestWaitingDoesNotSpin(t *testing.T) {
 		// In this order: the node that does not work on it goes on asking.
 		for _, test := range []struct {
 			name string
-			node *Dispatcher
+			node *dispatch.Dispatcher
 			most int
 		}{{"the same node", nil, 3}, {"another node", other, 25}} {
 			book.finds = 0
