@@ -181,16 +181,19 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 				return d.stuck(c, row, err)
 			}
 		}
-		if !d.flights.wait(ctx, c.in.Context(), p.key) {
-			err := d.pending(c, row, row.Tx)
-			err.Message, err.RetryAfter = "this payment's request is still being worked on", time.Second
-			return err
+		var next *ledger.Payment
+		var err error
+		if d.flights.wait(ctx, c.in.Context(), p.key) {
+			next, err = d.Book.Find(ctx, p.key)
 		}
-		next, err := d.Book.Find(ctx, p.key)
-		if err != nil {
+		switch {
+		case ctx.Err() != nil || c.in.Context().Err() != nil:
+			out := d.pending(c, row, row.Tx)
+			out.Message, out.RetryAfter = "this payment's request is still being worked on", time.Second
+			return out
+		case err != nil:
 			return d.stuck(c, row, err)
-		}
-		if next == nil {
+		case next == nil:
 			return d.stuck(c, row, errors.New("a payment disappeared from the book"))
 		}
 		row = next
