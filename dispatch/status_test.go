@@ -183,47 +183,48 @@ func TestStatusesHeadersAndEvents(t *testing.T) {
 		}, status: 504, code: clawr.CodeWorkerTimeout, retry: "after", lifecycle: usage.Failure, countable: true, headers: []string{"PAYMENT-REQUIRED", "", "PAYMENT-RESPONSE", "*"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			limits := func(slug string, m clawr.Manifest) {
-				m.Price, m.X402 = price, true
-				w.deploy(clawr.Tenant{Slug: slug, Manifest: m})
-			}
-			limits("rate", clawr.Manifest{Rate: clawr.Rates{PerCaller: clawr.Rate{Requests: 1, WindowSeconds: 60}}})
-			limits("quota", clawr.Manifest{Usage: clawr.Quota{Daily: 2, Monthly: 100}})
-			limits("cap", clawr.Manifest{Spend: clawr.Caps{Daily: 1500}})
-			w.deploy(clawr.Tenant{Slug: "fn", Manifest: clawr.Manifest{Kind: clawr.KindFunction}})
-			a := c.do(w).is(c.status, c.code).has(c.headers...)
-			a.has("X-Request-Id", "*")
-			if !c.noEvent {
-				a.has("X-Tenant-Id", "*")
-			}
-			if strings.Contains(a.Body.String(), "secret") {
-				t.Errorf("the worker's words were told: %s", a.Body)
-			}
-			if c.status >= 400 {
-				a.has("Content-Length", fmt.Sprint(a.Body.Len()), "Content-Type", "application/json", "Cache-Control", "no-store")
-				checkProblem(t, a, c.retry)
-			}
-			if c.noEvent {
-				if n := len(w.events()); n != 0 {
-					t.Errorf("%d events", n)
+			bubble(t, func(t *testing.T, w *world) {
+				limits := func(slug string, m clawr.Manifest) {
+					m.Price, m.X402 = price, true
+					w.deploy(clawr.Tenant{Slug: slug, Manifest: m})
 				}
-				return
-			}
-			e := w.event(a)
-			if e.Lifecycle != c.lifecycle || e.Countable != c.countable || e.Billed != c.billed || e.Billable != (c.billed > 0) {
-				t.Errorf("event %s countable=%v billed %s billable=%v, want %s %v %s", e.Lifecycle, e.Countable, e.Billed, e.Billable, c.lifecycle, c.countable, c.billed)
-			}
-			wantStatus := c.status
-			if e.Lifecycle == usage.Unsettled && c.countable {
-				wantStatus = 200 // what the answer will be, once it is settled
-			}
-			if e.Status != wantStatus || e.Error != string(c.code) && e.Lifecycle != usage.Unsettled {
-				t.Errorf("event of status %d, error %q", e.Status, e.Error)
-			}
-			if e.TenantID == "" || e.API == "" || e.Owner != "@ann" || e.Directory != "APIs" || len(e.Caller) != 16 || !strings.HasPrefix(e.Endpoint, "/v1/") || e.Time.IsZero() {
-				t.Errorf("event %+v", e)
-			}
+				limits("rate", clawr.Manifest{Rate: clawr.Rates{PerCaller: clawr.Rate{Requests: 1, WindowSeconds: 60}}})
+				limits("quota", clawr.Manifest{Usage: clawr.Quota{Daily: 2, Monthly: 100}})
+				limits("cap", clawr.Manifest{Spend: clawr.Caps{Daily: 1500}})
+				w.deploy(clawr.Tenant{Slug: "fn", Manifest: clawr.Manifest{Kind: clawr.KindFunction}})
+				a := c.do(w).is(c.status, c.code).has(c.headers...)
+				a.has("X-Request-Id", "*")
+				if !c.noEvent {
+					a.has("X-Tenant-Id", "*")
+				}
+				if strings.Contains(a.Body.String(), "secret") {
+					t.Errorf("the worker's words were told: %s", a.Body)
+				}
+				if c.status >= 400 {
+					a.has("Content-Length", fmt.Sprint(a.Body.Len()), "Content-Type", "application/json", "Cache-Control", "no-store")
+					checkProblem(t, a, c.retry)
+				}
+				if c.noEvent {
+					if n := len(w.events()); n != 0 {
+						t.Errorf("%d events", n)
+					}
+					return
+				}
+				e := w.event(a)
+				if e.Lifecycle != c.lifecycle || e.Countable != c.countable || e.Billed != c.billed || e.Billable != (c.billed > 0) {
+					t.Errorf("event %s countable=%v billed %s billable=%v, want %s %v %s", e.Lifecycle, e.Countable, e.Billed, e.Billable, c.lifecycle, c.countable, c.billed)
+				}
+				wantStatus := c.status
+				if e.Lifecycle == usage.Unsettled && c.countable {
+					wantStatus = 200 // what the answer will be, once it is settled
+				}
+				if e.Status != wantStatus || e.Error != string(c.code) && e.Lifecycle != usage.Unsettled {
+					t.Errorf("event of status %d, error %q", e.Status, e.Error)
+				}
+				if e.TenantID == "" || e.API == "" || e.Owner != "@ann" || e.Directory != "APIs" || len(e.Caller) != 16 || !strings.HasPrefix(e.Endpoint, "/v1/") || e.Time.IsZero() {
+					t.Errorf("event %+v", e)
+				}
+			})
 		})
 	}
 }
@@ -257,7 +258,10 @@ type forgetful struct{ bookOf }
 func (forgetful) Answer(context.Context, string) (*ledger.Answer, error) { return nil, nil }
 
 func TestWhatIsLeftIsSaidOnEveryAnswer(t *testing.T) {
-	w := newWorld(t)
+	bubble(t, whatIsLeft)
+}
+
+func whatIsLeft(t *testing.T, w *world) {
 	w.deploy(clawr.Tenant{Slug: "all", Manifest: clawr.Manifest{Price: price, X402: true, Usage: clawr.Quota{Daily: 5, Monthly: 50}, Spend: clawr.Caps{Daily: 2500, Monthly: 50_000},
 		Rate: clawr.Rates{PerCaller: clawr.Rate{Requests: 100, WindowSeconds: 60}, Global: clawr.Rate{Requests: 50, WindowSeconds: 60}}}})
 	free := w.get("/t/all/v1/free")

@@ -18,8 +18,7 @@ import (
 // However the work fails, the payment was never submitted: it is released, its
 // counters are given back, and the caller knows both.
 func TestAWorkerThatFailsIsNotPaid(t *testing.T) {
-	left := make(chan struct{})
-	t.Cleanup(func() { close(left) })
+	var left chan struct{} // what a worker hangs on, until the test ends
 	for name, c := range map[string]struct {
 		serve  func(http.ResponseWriter, *http.Request) error
 		status int
@@ -57,54 +56,52 @@ func TestAWorkerThatFailsIsNotPaid(t *testing.T) {
 		}, 502, clawr.CodeWorkerFailure},
 		"too slow": {func(_ http.ResponseWriter, r *http.Request) error { <-r.Context().Done(); return r.Context().Err() }, 504, clawr.CodeWorkerTimeout},
 		"hanging":  {func(http.ResponseWriter, *http.Request) error { <-left; return nil }, 504, clawr.CodeWorkerTimeout},
-		"gone":     {func(http.ResponseWriter, *http.Request) error { runtime.Goexit(); return nil }, 504, clawr.CodeWorkerTimeout},
+		"gone":     {func(http.ResponseWriter, *http.Request) error { runtime.Goexit(); return nil }, 502, clawr.CodeWorkerFailure},
 		"cpu limit": {func(http.ResponseWriter, *http.Request) error {
 			return &clawr.Error{Code: clawr.CodeCPULimit, Message: "too much"}
 		}, 429, clawr.CodeCPULimit},
 		"its own refusal": {func(http.ResponseWriter, *http.Request) error { return &clawr.Error{Code: "its_own", Message: "no"} }, 400, "its_own"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.d.MaxAnswer = 1000
-			if c.status == 504 {
-				w.d.Deadline = 600 * time.Millisecond
-			}
-			w.deploy(clawr.Tenant{Slug: "capped", Manifest: clawr.Manifest{Price: price, X402: true, Spend: clawr.Caps{Daily: 10 * price}, Usage: clawr.Quota{Daily: 10}}})
-			w.shop.once(c.serve)
-			q := w.payment(request{path: "/t/capped/v1/records"})
-			a := w.send(q).is(c.status, c.code).has("PAYMENT-REQUIRED", "", "X-Secret", "", "ETag", "")
-			if r := a.receipt(); r.Success || r.ErrorReason != clawr.CodeNotCharged || r.Transaction != "" {
-				t.Errorf("PAYMENT-RESPONSE %+v", r)
-			}
-			if strings.Contains(a.Body.String(), "secret") {
-				t.Errorf("told: %s", a.Body)
-			}
-			row := w.state(q, ledger.Failed, ledger.Released)
-			if row.ErrorCode != c.code {
-				t.Errorf("released because of %s", row.ErrorCode)
-			}
-			for _, counter := range row.Counters {
-				if got, err := w.db.Counters(t.Context(), counter.Scope); err != nil || len(got) != 1 || got[0].Used != 0 {
-					t.Errorf("counter %+v, %v", got, err)
+			bubble(t, func(t *testing.T, w *world) {
+				left = make(chan struct{})
+				defer close(left)
+				w.d.MaxAnswer = 1000
+				w.deploy(clawr.Tenant{Slug: "capped", Manifest: clawr.Manifest{Price: price, X402: true, Spend: clawr.Caps{Daily: 10 * price}, Usage: clawr.Quota{Daily: 10}}})
+				w.shop.once(c.serve)
+				q := w.payment(request{path: "/t/capped/v1/records"})
+				a := w.send(q).is(c.status, c.code).has("PAYMENT-REQUIRED", "", "X-Secret", "", "ETag", "")
+				if r := a.receipt(); r.Success || r.ErrorReason != clawr.CodeNotCharged || r.Transaction != "" {
+					t.Errorf("PAYMENT-RESPONSE %+v", r)
 				}
-			}
-			if e := w.event(a); e.Lifecycle != usage.Failure || e.Status != c.status || e.Billable || e.Error != string(c.code) || e.PaymentID != row.ID {
-				t.Errorf("event %+v", e)
-			}
-			w.sold(0, 1)
-			// The authorization is given up; the next one is served.
-			w.send(q).is(402, c.code).required()
-			other := w.dispatcher("node-2")
-			w.reload(other)
-			w.send(w.payment(request{path: "/t/capped/v1/records", node: other})).is(200, "")
+				if strings.Contains(a.Body.String(), "secret") {
+					t.Errorf("told: %s", a.Body)
+				}
+				row := w.state(q, ledger.Failed, ledger.Released)
+				if row.ErrorCode != c.code {
+					t.Errorf("released because of %s", row.ErrorCode)
+				}
+				for _, counter := range row.Counters {
+					if got, err := w.db.Counters(t.Context(), counter.Scope); err != nil || len(got) != 1 || got[0].Used != 0 {
+						t.Errorf("counter %+v, %v", got, err)
+					}
+				}
+				if e := w.event(a); e.Lifecycle != usage.Failure || e.Status != c.status || e.Billable || e.Error != string(c.code) || e.PaymentID != row.ID {
+					t.Errorf("event %+v", e)
+				}
+				w.sold(0, 1)
+				// The authorization is given up; the next one is served.
+				w.send(q).is(402, c.code).required()
+				w.send(w.payment(request{path: "/t/capped/v1/records"})).is(200, "")
+			})
 		})
 	}
 }
 
-func TestWorkersThatHangHoldTheirPlaces(t *testing.T) {
-	w := newWorld(t)
-	w.d.Deadline, w.d.MaxFlight = 300*time.Millisecond, 1
+func TestWorkersThatHangHoldTheirPlaces(t *testing.T) { bubble(t, hangingWorkers) }
+
+func hangingWorkers(t *testing.T, w *world) {
+	w.d.MaxFlight = 1
 	left, gone := make(chan struct{}), make(chan struct{})
 	w.shop.once(func(http.ResponseWriter, *http.Request) error { <-left; close(gone); return nil })
 	w.send(w.payment(request{})).is(504, clawr.CodeWorkerTimeout)
@@ -242,8 +239,9 @@ func TestAPanicOfOursIsAnInternalError(t *testing.T) {
 	w.sold(1, 2)
 }
 
-func TestMissesHaveABudget(t *testing.T) {
-	w := newWorld(t)
+func TestMissesHaveABudget(t *testing.T) { bubble(t, misses) }
+
+func misses(t *testing.T, w *world) {
 	limited := 0
 	for i := range 25 {
 		// Another wallet each time: the address counts too.
