@@ -1,5 +1,5 @@
-// Package dataset turns a file into an API. Ingest reads CSV, TSV, JSON or
-// NDJSON and writes one immutable segment file per version; Open maps a segment
+// Package dataset turns a file into an API. Ingest reads CSV, TSV, JSON,
+// NDJSON or Parquet and writes one immutable segment file per version; Open maps a segment
 // into memory; Handler answers the records grammar from it.
 //
 // Data never changes within a version. That is what makes the rest small: a
@@ -10,6 +10,7 @@ package dataset
 import (
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/402claw/clawr"
 )
@@ -37,6 +38,8 @@ const (
 	CodeTypeMismatch    clawr.Code = "type_mismatch"
 	CodeBadOption       clawr.Code = "invalid_option"
 	CodeCompression     clawr.Code = "invalid_compression"
+	CodeParquet         clawr.Code = "invalid_parquet"
+	CodeFileChanged     clawr.Code = "file_changed"
 )
 
 // The codes of queries that cannot be answered; all are 400 and never charged.
@@ -107,7 +110,7 @@ func ParseType(s string) (Type, error) {
 
 // Options say how a file is read. The zero value guesses everything.
 type Options struct {
-	Format      string          // csv, tsv, json or ndjson; "" guesses from name and content
+	Format      string          // csv, tsv, json, ndjson or parquet; "" guesses from name and content
 	Encoding    string          // such as windows-1252; "" is UTF-8, or UTF-16 if a mark says so
 	Delimiter   string          // one ASCII character; "" guesses among , ; tab and |
 	Types       map[string]Type // overrides by column name or label
@@ -142,11 +145,21 @@ func at(code clawr.Code, line, column int, name, message, fix string) *clawr.Err
 	where := ""
 	switch {
 	case line > 0 && column > 0 && name != "":
-		where = fmt.Sprintf("line %d, column %d (%s): ", line, column, name)
+		where = fmt.Sprintf("line %d, column %d (%s): ", line, column, printable(name))
 	case line > 0 && column > 0:
 		where = fmt.Sprintf("line %d, column %d: ", line, column)
 	case line > 0:
 		where = fmt.Sprintf("line %d: ", line)
 	}
 	return &clawr.Error{Code: code, Message: where + message, Fix: fix}
+}
+
+// printable is a stranger's name on one line of a message.
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, clip([]byte(name)))
 }

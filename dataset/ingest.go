@@ -28,7 +28,7 @@ func Ingest(ctx context.Context, r io.Reader, name string, o Options, dir string
 	}
 	defer os.Remove(f.Name()) // after the rename there is nothing of that name
 	defer f.Close()
-	rep, err := ingest(ctx, r, name, o, f)
+	rep, err := ingest(ctx, r, name, o, f, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func Ingest(ctx context.Context, r io.Reader, name string, o Options, dir string
 
 // Inspect reads a file as Ingest does, and writes nothing.
 func Inspect(ctx context.Context, r io.Reader, name string, o Options) (*Report, error) {
-	return ingest(ctx, r, name, o, io.Discard)
+	return ingest(ctx, r, name, o, io.Discard, "")
 }
 
 // publish gives a finished file its name, durably.
@@ -99,8 +99,10 @@ func cause(err error) string {
 	return err.Error()
 }
 
-func ingest(ctx context.Context, r io.Reader, name string, o Options, out io.Writer) (*Report, error) {
-	t, read, err := load(ctx, r, name, &o)
+// ingest writes the segment to out, and what it has to put aside into dir, or
+// into the system's directory for temporary files.
+func ingest(ctx context.Context, r io.Reader, name string, o Options, out io.Writer, dir string) (*Report, error) {
+	t, read, err := load(ctx, r, name, &o, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -125,24 +127,32 @@ func ingest(ctx context.Context, r io.Reader, name string, o Options, out io.Wri
 }
 
 // load reads a whole file into a table.
-func load(ctx context.Context, r io.Reader, name string, o *Options) (*table, int64, error) {
+func load(ctx context.Context, r io.Reader, name string, o *Options, dir string) (*table, int64, error) {
+	file := plainFile(r)
 	s, err := open(r, name, o)
 	if err != nil {
 		return nil, 0, readError(err)
 	}
 	defer s.close()
 	told := int64(0)
-	tick := func(rows int) {
-		if o.Progress != nil && s.count.n-told >= 1<<20 {
-			told = s.count.n
-			o.Progress(told, int64(rows))
+	progress := func(bytes int64, rows int) {
+		if o.Progress != nil && bytes-told >= 1<<20 {
+			told = bytes
+			o.Progress(bytes, int64(rows))
 		}
 	}
+	tick := func(rows int) { progress(s.count.n, rows) }
 	var t *table
-	if s.format == "csv" {
+	switch s.format {
+	case "csv":
 		t, err = readCSV(ctx, newCSV(s.r, s.delim, s.tabbed), tick)
-	} else {
+	case "parquet":
+		t, err = s.readParquet(ctx, file, dir, progress)
+	default:
 		t, err = readJSON(ctx, newJSON(s.r, s.format == "json"), tick)
+	}
+	if err == nil {
+		err = file.unchanged()
 	}
 	if err != nil {
 		return nil, 0, readError(err)

@@ -19,9 +19,11 @@ import (
 // source is a stranger's file on its way to the reader of its format.
 type source struct {
 	r      *bufio.Reader // UTF-8 without a mark
-	format string        // csv, json or ndjson; TSV is CSV with a tab
+	format string        // csv, json, ndjson or parquet; TSV is CSV with a tab
 	delim  byte
 	tabbed bool
+	packed bool // with gzip or zstd
+	limit  int64
 	count  *counter
 	close  func()
 }
@@ -39,13 +41,16 @@ func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
 	if c.limit > 0 && c.n > c.limit {
-		return 0, &clawr.Error{Code: CodeFileTooLarge, Message: fmt.Sprintf("the file has more than %d bytes of text", c.limit),
-			Fix: "split the file"}
+		return 0, tooLarge(c.limit)
 	}
 	if err != nil && err != io.EOF {
 		c.eof = err
 	}
 	return n, err
+}
+
+func tooLarge(limit int64) error {
+	return &clawr.Error{Code: CodeFileTooLarge, Message: fmt.Sprintf("the file has more than %d bytes of text", limit), Fix: "split the file"}
 }
 
 // open finds out how a file is packed, encoded and laid out.
@@ -59,7 +64,14 @@ func open(r io.Reader, name string, o *Options) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.limit = limit
 	s.r = bufio.NewReaderSize(&counter{r: plain, limit: limit}, sniffBytes)
+	if err := s.parquet(name, o); s.format != "" || err != nil {
+		if err != nil {
+			s.close()
+		}
+		return s, err
+	}
 	if err := s.decode(o.Encoding); err != nil {
 		s.close()
 		return nil, err
@@ -83,13 +95,14 @@ func (s *source) unpack(r *bufio.Reader) (io.Reader, error) {
 		if err != nil {
 			return nil, bad(err)
 		}
+		s.packed = true
 		return &unpacker{z, bad}, nil
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, bad(err)
 		}
-		s.close = z.Close
+		s.close, s.packed = z.Close, true
 		return &unpacker{z, bad}, nil
 	}
 	return r, nil
@@ -172,7 +185,7 @@ func (s *source) layout(name string, o *Options) error {
 	case "csv":
 	default:
 		return &clawr.Error{Code: CodeUnknownFormat, Param: "format", Message: fmt.Sprintf("%q is not a format that can be read", format),
-			Fix: "give a .csv, .tsv, .json or .ndjson file"}
+			Fix: "give a .csv, .tsv, .json, .ndjson or .parquet file"}
 	}
 	return s.delimiter(head, whole, o.Delimiter)
 }
@@ -192,6 +205,8 @@ func formatOf(name string) string {
 		return "json"
 	case ".ndjson", ".jsonl":
 		return "ndjson"
+	case ".parquet", ".pq":
+		return "parquet"
 	}
 	return ""
 }
