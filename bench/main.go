@@ -6,6 +6,8 @@
 //
 // Tables and profiles go to stderr, one JSON object is the last line of stdout.
 // It wants bin/clawr and e2e/node_modules: make bench-overhead sees to both.
+// Another clawr is measured with CLAWR_BIN, the official facilitator looks for
+// its receipts every POLL_MS, and the profiles are kept in BENCH_PROFILES.
 package main
 
 import (
@@ -82,6 +84,36 @@ func overhead(ctx context.Context, only []string) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
+	r.limits(func(part string) bool { return len(want) == 0 || want[part] })
 	fmt.Fprintf(os.Stderr, "\nall of it took %.0f s\n", time.Since(start).Seconds())
 	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// limits shows what was to be reached beside what was, of the parts that ran.
+func (r *report) limits(ran func(part string) bool) {
+	rows := []string{"\tmeasured\tlimit\t"}
+	for _, l := range []struct {
+		part, what string
+		got, limit float64
+		most       bool // the limit is the most that it may be
+	}{
+		{"free", "free call, µs more than the bare handler", r.FreeOverheadUs, 5, true},
+		{"free", "free call, allocations more", r.FreeAllocs, 5, true},
+		{"challenge", "402 by a constant answer", r.ChallengeRatio, 0.6, false},
+		{"verify", "/verify by TypeScript", r.VerifyRatio, 5, false},
+		{"paid", "paid call by TypeScript", r.PaidRatio, 3, false},
+	} {
+		if !ran(l.part) {
+			continue
+		}
+		side, verdict := "≥", "reached"
+		if l.most {
+			side = "≤"
+		}
+		if l.most && l.got > l.limit || !l.most && l.got < l.limit {
+			verdict = "missed"
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%.2f\t%s %g\t%s", l.what, l.got, side, l.limit, verdict))
+	}
+	table("limits", rows...)
 }
