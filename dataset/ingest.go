@@ -102,6 +102,7 @@ func cause(err error) string {
 // ingest writes the segment to out, and what it has to put aside into dir, or
 // into the system's directory for temporary files.
 func ingest(ctx context.Context, r io.Reader, name string, o Options, out io.Writer, dir string) (*Report, error) {
+	defer tight.begin()()
 	t, read, err := load(ctx, r, name, &o, dir)
 	if err != nil {
 		return nil, err
@@ -151,8 +152,8 @@ func load(ctx context.Context, r io.Reader, name string, o *Options, dir string)
 	default:
 		t, err = readJSON(ctx, newJSON(s.r, s.format == "json"), tick)
 	}
-	if err == nil {
-		err = file.unchanged()
+	if changed := file.unchanged(); changed != nil && ctx.Err() == nil {
+		err = changed // whatever else was wrong, this is why
 	}
 	if err != nil {
 		return nil, 0, readError(err)
