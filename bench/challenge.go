@@ -47,15 +47,17 @@ func challenge(ctx context.Context, out *report) (err error) {
 	if err != nil {
 		return err
 	}
+	// Many short rounds: what else the machine does seldom changes between the
+	// two of one.
 	const callers = 16
 	c := comparison{}
-	for r := range 7 {
+	for r := range 31 {
 		for k := range 2 {
 			p, list := ours, &c.ours
 			if (k+r)%2 == 1 {
 				p, list = theirs, &c.theirs
 			}
-			m, err := asker(p, callers).shoot(ctx, 0)
+			m, err := asker(p, callers, 250*time.Millisecond).shoot(ctx, 0)
 			if err != nil {
 				return err
 			}
@@ -74,13 +76,13 @@ func challenge(ctx context.Context, out *report) (err error) {
 	return w.profile(ctx, "402", func(flags ...string) (*process, error) {
 		return w.serve(ctx, seller, []string{"GOMAXPROCS=1"}, flags...)
 	},
-		func(p *process) *side { return asker(p, callers) })
+		func(p *process) *side { return asker(p, callers, time.Second) })
 }
 
-// asker is a server that is asked for nothing but challenges.
-func asker(p *process, callers int) *side {
+// asker is a server that is asked for nothing but challenges, for so long.
+func asker(p *process, callers int, each time.Duration) *side {
 	return &side{name: "402", procs: []*process{p}, jobs: func(context.Context, int) (job, error) {
-		return job{Addr: p.addr, Callers: callers, Requests: [][]byte{get(p.addr, records)}, Repeat: time.Second, Status: http.StatusPaymentRequired}, nil
+		return job{Addr: p.addr, Callers: callers, Requests: [][]byte{get(p.addr, records)}, Repeat: each, Status: http.StatusPaymentRequired}, nil
 	}}
 }
 

@@ -38,7 +38,7 @@ func paid(ctx context.Context, out *report) (err error) {
 	}
 	rows := []string{versus("TypeScript")}
 	for i, callers := range crowds {
-		c, err := compare(ctx, rounds, 1500*time.Millisecond, w.seller("clawr", records, sellers[0], callers, ours),
+		c, err := compare(ctx, rounds, time.Second, w.seller("clawr", records, sellers[0], callers, ours),
 			w.seller("TypeScript", "/data", sellers[1], callers, theirs, facilitator))
 		if err != nil {
 			return err

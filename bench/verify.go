@@ -13,7 +13,7 @@ import (
 var crowds = []int{1, 16}
 
 const (
-	rounds = 5
+	rounds = 7
 	payers = 16
 )
 
@@ -38,7 +38,7 @@ func verify(ctx context.Context, out *report) (err error) {
 	}
 	rows := []string{versus("TypeScript")}
 	for i, callers := range crowds {
-		c, err := compare(ctx, rounds, 800*time.Millisecond, w.verifier("clawr", ours, seller, callers), w.verifier("TypeScript", theirs, seller, callers))
+		c, err := compare(ctx, rounds, 600*time.Millisecond, w.verifier("clawr", ours, seller, callers), w.verifier("TypeScript", theirs, seller, callers))
 		if err != nil {
 			return err
 		}
