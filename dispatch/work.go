@@ -163,11 +163,11 @@ func (d *Dispatcher) work(ctx context.Context, c *call) (*ledger.Answer, error) 
 	buf := &buffer{header: http.Header{}, limit: limit}
 	worker, r := c.worker, c.Request.WithContext(wctx)
 	ended := make(chan error, 1)
-	go func() {
+	go func(w http.ResponseWriter) { // its own buffer: ours may be another by then
 		err := errors.New("the worker ended its goroutine")
 		defer func() { ended <- err }()
-		err = worker.Serve(buf, r)
-	}()
+		err = worker.Serve(w, r)
+	}(buf)
 	var err error
 	select {
 	case err = <-ended:
