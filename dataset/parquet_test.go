@@ -129,10 +129,10 @@ func TestParquetHoweverItIsWrittenIsTheSame(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var rows []row
 	var text strings.Builder
-	for i := range 2000 {
+	for i := range 800 {
 		r := row{I: rnd.Int64N(1<<uint(1+rnd.IntN(50))) - 1000, F: math.Round(rnd.NormFloat64()*1e6) / 64, S: fmt.Sprintf("name %d of %d", rnd.IntN(300), i/1000)}
 		copy(r.X[:], fmt.Sprintf("x%04d", rnd.IntN(9999)))
-		null := i%7 == 0 || i > 900 && i < 1500
+		null := i%7 == 0 || i > 300 && i < 600
 		if !null {
 			r.J, r.B, r.O = ptr(int32(rnd.Uint32())), ptr(rnd.IntN(3) > 0), ptr(strings.Repeat("é", rnd.IntN(90)))
 		}
@@ -170,7 +170,7 @@ func TestParquetHoweverItIsWrittenIsTheSame(t *testing.T) {
 			"b": parquet.Optional(leaf(parquet.Leaf(parquet.BooleanType), b)), "s": leaf(parquet.String(), s), "o": parquet.Optional(leaf(parquet.String(), s)),
 			"x": leaf(parquet.Leaf(parquet.FixedLenByteArrayType(5)), x)})
 	}
-	small := []parquet.WriterOption{parquet.PageBufferSize(2000), parquet.MaxRowsPerRowGroup(700)}
+	small := []parquet.WriterOption{parquet.PageBufferSize(1000), parquet.MaxRowsPerRowGroup(250)}
 	for _, tc := range []struct {
 		name      string
 		o         []parquet.WriterOption
