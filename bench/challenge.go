@@ -72,7 +72,7 @@ func challenge(ctx context.Context, out *report) (err error) {
 		"server\trequests/s\tCPU µs\tp50 µs\tp99 µs",
 		fmt.Sprintf("clawr serve\t%.0f\t%.1f\t%.0f\t%.0f", of(c.ours, rate), 1000*of(c.ours, cpu), 1000*of(c.ours, p50), 1000*of(c.ours, p99)),
 		fmt.Sprintf("constant net/http\t%.0f\t%.1f\t%.0f\t%.0f", of(c.theirs, rate), 1000*of(c.theirs, cpu), 1000*of(c.theirs, p50), 1000*of(c.theirs, p99)),
-		fmt.Sprintf("ratio\t%.2f\tworst %.2f\tbest %.2f\t", c.ratio(), r[0], r[len(r)-1]))
+		fmt.Sprintf("ratio\t%.2f\t%.2f\tworst %.2f\tbest %.2f", c.ratio(), of(c.theirs, cpu)/of(c.ours, cpu), r[0], r[len(r)-1]))
 	return w.profile(ctx, "402", func(flags ...string) (*process, error) {
 		return w.serve(ctx, seller, []string{"GOMAXPROCS=1"}, flags...)
 	},
