@@ -281,6 +281,8 @@ func TestAnAuthorizationSubmittedByAThirdParty(t *testing.T) {
 			t.Errorf("given away: %s", a.Body)
 		}
 		c.pass(10 * time.Minute)
+		c.round(c.d)
+		c.state(q, ledger.Done, ledger.Held)
 		c.send(q).is(503, clawr.CodeSettlementPending).has("PAYMENT-REQUIRED", "") // an operator's case: no answer, and no new payment
 	})
 	t.Run("before it was presented", func(t *testing.T) {

@@ -68,6 +68,7 @@ func TestSettlementsEndForTheResendAndForTheRecovery(t *testing.T) {
 		"dead at once":                  {(*till).dead, nil, 402, false, ledger.Dead, ledger.Dead, 402, usage.SettleFailed},
 		"in no block for a long time":   {(*till).broadcast, (*till).broadcast, 503, true, ledger.Signed, ledger.Signed, 503, usage.Unsettled},
 		"not submitted for a long time": {(*till).down, (*till).down, 503, false, ledger.Held, ledger.Held, 503, usage.Unsettled},
+		"consumed by somebody else":     {(*till).withheld, (*till).withheld, 503, false, ledger.Held, ledger.Held, 503, usage.Unsettled},
 		"unknown for a long time":       {(*till).unknown, (*till).unknown, 503, false, ledger.Signed, ledger.Signed, 503, usage.Unsettled},
 	} {
 		for _, by := range []string{"resend", "recovery"} {
@@ -125,6 +126,11 @@ func (t *till) lostElsewhere(ctx context.Context, p ledger.Payment) (ledger.Outc
 		t.chain[p.Key], t.moved = e, append(t.moved, p.Key)
 	}
 	return t.pay(ctx, p)
+}
+
+// withheld: the chain shows the authorization, and we never submitted it.
+func (t *till) withheld(context.Context, ledger.Payment) (ledger.Outcome, error) {
+	return ledger.Outcome{State: ledger.Unknown, Reason: x402.ReasonNonceUsed}, nil
 }
 
 // dead2: what was submitted has expired unused.

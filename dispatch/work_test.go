@@ -13,6 +13,7 @@ import (
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/usage"
+	"github.com/402claw/clawr/x402"
 )
 
 // However the work fails, the payment was never submitted: it is released, its
@@ -165,6 +166,21 @@ func TestAnswersAreStoredAsTheyWere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// An answer is kept for a day, and for as long as its payment may be charged.
+func TestAnswersAreKeptLongEnough(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		for life, kept := range map[time.Duration]time.Duration{time.Minute: 24 * time.Hour, 48 * time.Hour: 49 * time.Hour} {
+			q := w.forge(request{}, func(f *forged) { f.auth.ValidBefore = x402.Uint(uint64(w.now().Add(life).Unix())) })
+			w.send(q).is(200, "")
+			a, err := w.db.Answer(t.Context(), w.row(q).ID)
+			w.ok(err)
+			if got := a.Expires.Sub(w.now()); got < kept || got > kept+time.Second {
+				t.Errorf("the answer to a payment of %s is kept for %s, want %s", life, got, kept)
+			}
+		}
+	})
 }
 
 // A dataset's answers are not stored as bytes. If they cannot be made again as
