@@ -38,6 +38,7 @@ func start(ctx context.Context, cmd *exec.Cmd) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	cmd.SysProcAttr = dieWithParent()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
