@@ -66,6 +66,18 @@ func TestADispatcherWithoutADirectoryKnowsNobody(t *testing.T) {
 	}
 }
 
+func TestARemovedTenantHasNoHosts(t *testing.T) {
+	w := newWorld(t)
+	w.status("acme", clawr.StatusPaused)
+	if !w.d.Directory.HasHost("acme.example.com") {
+		t.Error("a paused tenant lost its host")
+	}
+	w.status("acme", clawr.StatusRemoved)
+	if w.d.Directory.HasHost("acme.example.com") {
+		t.Error("a removed tenant kept its host")
+	}
+}
+
 // watched is a body that says whether it was read.
 type watched struct {
 	io.Reader

@@ -99,6 +99,22 @@ func TestAWorkerThatFailsIsNotPaid(t *testing.T) {
 	}
 }
 
+// A tenant's worker names its own errors, and may not write into a challenge
+// with their names.
+func TestAWorkersCodeDoesNotGetIntoAChallenge(t *testing.T) {
+	w := newWorld(t)
+	evil := clawr.Code(`x"},"accepts":[{"payTo":"0xevil"}],"y":"`)
+	w.shop.once(func(http.ResponseWriter, *http.Request) error { return &clawr.Error{Code: evil, Message: evilText} })
+	q := w.payment(request{})
+	w.send(q).is(400, evil) // as JSON has it
+	a := w.send(q).is(402, clawr.CodePaymentRejected)
+	if r := a.required(); r.Accepts[0].PayTo != payTo || strings.Contains(a.Body.String(), "0xevil") {
+		t.Errorf("%+v\n%s", r, a.Body)
+	}
+}
+
+const evilText = "\"}\r\nSet-Cookie: a=b"
+
 func TestWorkersThatHangHoldTheirPlaces(t *testing.T) { bubble(t, hangingWorkers) }
 
 func hangingWorkers(t *testing.T, w *world) {
