@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 
 	"github.com/402claw/clawr/ledger"
@@ -82,21 +81,11 @@ func (db *DB) UnmineBatch(ctx context.Context, batchID, blockHash string) error 
 		if err != nil || !ok {
 			return err
 		}
-		if _, err := q.ExecContext(ctx, `
-			UPDATE settlement_items SET outcome = NULL, tx_hash = NULL, block_number = NULL, block_hash = NULL, log_index = NULL,
-				live = CASE WHEN EXISTS(SELECT 1 FROM settlement_items o WHERE o.settlement_id = settlement_items.settlement_id AND o.live = 1 AND o.batch_id <> $1) THEN 0 ELSE 1 END
-			WHERE batch_id = $1`, batchID); err != nil {
+		if err := reopenItems(ctx, q, batchID); err != nil {
 			return err
 		}
-		var ids []string
-		rows, err := q.QueryContext(ctx, `UPDATE payments SET money = 'signed', updated_at = $3`+batchPayments+` RETURNING payments.id`, batchID, blockHash, db.micros())
-		err = each(rows, err, func(rows *sql.Rows) error {
-			var id string
-			err := rows.Scan(&id)
-			ids = append(ids, id)
-			return err
-		})
-		for _, id := range ids {
+		lost, err := ids(q.QueryContext(ctx, `UPDATE payments SET money = 'signed', updated_at = $3`+batchPayments+` RETURNING payments.id`, batchID, blockHash, db.micros()))
+		for _, id := range lost {
 			if err == nil {
 				err = completeEvent(ctx, q, id, ledger.Signed)
 			}
