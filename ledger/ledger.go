@@ -80,6 +80,7 @@ type Payment struct {
 	Proof     string // why it can never be charged (dead)
 	ErrorCode clawr.Code
 	Counters  []Counter // what T1 took, given back on release
+	Exposure  Exposure  // for T1 under async: not part of the row
 	Created   time.Time
 	Updated   time.Time
 }
@@ -102,6 +103,39 @@ type Counter struct {
 	Cap    int64      `json:"cap"`
 	Code   clawr.Code `json:"code"` // what the caller is told when it is refused
 	Used   int64      `json:"-"`    // filled in by the book: used afterwards, or at the refusal
+}
+
+// Exposure bounds what async may deliver before it is charged, in atomic units.
+// A payer's room is the least of Payer and Credit plus a tenth of what he has
+// paid to this seller in finalized blocks: wallets are free, so without Credit
+// new ones start at 0, and Total bounds the loss by all of them together.
+type Exposure struct {
+	Payer  int64 // most of one payer
+	Credit int64 // what everybody has without a history
+	Total  int64 // most of all payers of one payTo
+}
+
+// Exposed is where a payer stands with a seller, in atomic units.
+type Exposed struct {
+	Held    int64 // delivered or in work, and not charged yet
+	Cap     int64 // as it was when Held was raised last
+	BadDebt int64 // delivered, and never to be charged
+	Volume  int64 // charged, in finalized blocks
+}
+
+// Refund is what is owed for a payment that was charged and not delivered.
+type Refund struct {
+	Amount int64 // atomic units
+	Reason clawr.Code
+	State  string // due | signed | final
+	Tx     string
+}
+
+// Backlog is what a book has yet to settle.
+type Backlog struct {
+	Depth       int64     // payments that are held or signed
+	FirstExpiry int64     // the least ValidBefore among them, unix seconds
+	Head        time.Time // when that one was reserved
 }
 
 // Answer is a stored answer: the bytes, or what they are recomputed from.

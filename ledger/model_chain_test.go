@@ -111,6 +111,7 @@ func (m *model) dead(x *world, why string) {
 		return
 	}
 	x.row.proof, x.row.lapsed = true, false
+	x.row.refund = x.row.refund && m.off == undoRefund
 	if m.policy != Async {
 		x.row.exposure--
 	}

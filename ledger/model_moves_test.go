@@ -256,6 +256,12 @@ func (m *model) janitor(w *world) {
 	if m.step(&x, MoveLapse, x.row.epoch) {
 		m.released(&x)
 		m.to("the janitor releases", -1, &x)
+		return
+	}
+	if m.step(&x, MoveOwe, x.row.epoch) {
+		x.row.refund = m.off != refund
+		x.row.lapsed = false
+		m.to("the janitor owes a refund", -1, &x)
 	}
 }
 

@@ -235,6 +235,8 @@ func (m *model) broken(w *world) string {
 		return "I5: paid without evidence"
 	case r.money == mFinal && (!w.final.paid() || w.final.in != r.ev):
 		return "I5: final, and the finalized chain does not show it"
+	case r.ended() && r.refund:
+		return "I13: a refund is due for what was not charged"
 	case r.money == mDead && !r.proof:
 		return "I6: dead without proof"
 	case w.batches[0] == batchLive && w.batches[1] == batchLive:

@@ -36,6 +36,8 @@ const (
 	// MoveFail ends work that failed after the buyer was charged (settle_first);
 	// a refund is due.
 	MoveFail Move = "fail"
+	// MoveOwe is the janitor's MoveFail of paid work whose lease expired.
+	MoveOwe Move = "owe"
 	// MoveSubmit precedes the first request to a remote facilitator.
 	MoveSubmit Move = "submit"
 	// MoveSign is T3: a transaction that carries the payment is stored. It
@@ -53,7 +55,7 @@ const (
 
 // Moves lists every move, so that tests and model checkers leave none out.
 func Moves() []Move {
-	return []Move{MoveReserve, MoveStart, MoveTakeOver, MoveRenew, MoveDone, MoveRelease, MoveLapse, MoveFail,
+	return []Move{MoveReserve, MoveStart, MoveTakeOver, MoveRenew, MoveDone, MoveRelease, MoveLapse, MoveFail, MoveOwe,
 		MoveSubmit, MoveSign, MovePaid, MoveFinal, MoveUnmine, MoveDead}
 }
 
@@ -62,13 +64,13 @@ type Event struct {
 	Move    Move
 	Policy  Policy // for MoveReserve
 	Epoch   int64  // for fenced moves: the epoch that the mover read
-	Expired bool   // for MoveTakeOver and MoveLapse: the lease is over
+	Expired bool   // for MoveTakeOver, MoveLapse and MoveOwe: the lease is over
 }
 
 // fenced reports whether m must name the row's epoch.
 func (m Move) fenced() bool {
 	switch m {
-	case MoveStart, MoveTakeOver, MoveRenew, MoveDone, MoveRelease, MoveLapse, MoveFail, MoveSubmit:
+	case MoveStart, MoveTakeOver, MoveRenew, MoveDone, MoveRelease, MoveLapse, MoveFail, MoveOwe, MoveSubmit:
 		return true
 	}
 	return false
@@ -113,6 +115,9 @@ func Step(s State, e Event) (State, error) {
 		next.release()
 	case MoveFail:
 		ok = first && s.Work == Running && s.Money.submitted()
+		next.Work = Failed
+	case MoveOwe:
+		ok = e.Expired && first && unfinished && s.Money.paid()
 		next.Work = Failed
 	case MoveSubmit:
 		ok = s.mayBeSubmitted()

@@ -50,6 +50,10 @@ func TestStepTable(t *testing.T) {
 		add(true, Running, m, MoveDone, Done, m)
 		add(true, Running, m, MoveFail, Failed, m)
 	}
+	for _, m := range []Money{Mined, Final} {
+		add(true, Pending, m, MoveOwe, Failed, m)
+		add(true, Running, m, MoveOwe, Failed, m)
+	}
 	add(true, Pending, Mined, MoveStart, Running, Mined)
 	add(true, Pending, Final, MoveStart, Running, Final)
 	add(true, Pending, Held, MoveSubmit, Pending, Signed)

@@ -44,15 +44,15 @@ func (db *DB) FinalizeBlock(ctx context.Context, network string, b ledger.Block,
 			network, b.Number, b.Hash, now, final); err != nil {
 			return err
 		}
-		res, err := q.ExecContext(ctx, `
-			UPDATE payments SET money = 'final', updated_at = $4 WHERE network = $1 AND money = 'mined' AND block_number = $2 AND block_hash = $3`,
-			network, b.Number, b.Hash, now)
+		sums, n, err := scanFinal(q.QueryContext(ctx, `
+			UPDATE payments SET money = 'final', updated_at = $4 WHERE network = $1 AND money = 'mined' AND block_number = $2 AND block_hash = $3
+			RETURNING network, asset, pay_to, payer, amount`,
+			network, b.Number, b.Hash, now))
 		if err != nil {
 			return err
 		}
-		n, err := res.RowsAffected()
-		payments = int(n)
-		return err
+		payments = n
+		return earn(ctx, q, sums)
 	})
 	return payments, err
 }

@@ -2,12 +2,15 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"time"
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/usage"
 )
 
-// The two moves that only settle_first has: the money comes before the work.
+// The moves that only settle_first has: the money comes before the work.
 
 // Start lets the work of a payment that was settled first begin.
 func (db *DB) Start(ctx context.Context, id string, epoch int64) error {
@@ -19,8 +22,10 @@ func (db *DB) Start(ctx context.Context, id string, epoch int64) error {
 }
 
 // Fail ends the work of a payment that was settled first and cannot be
-// delivered. What was paid is owed: in the same transaction a refund is due.
-func (db *DB) Fail(ctx context.Context, id string, epoch int64, why clawr.Code) error {
+// delivered. What was paid is owed: in the same transaction a refund is due,
+// and ev, which bills nothing, is recorded (none if it has no request id).
+func (db *DB) Fail(ctx context.Context, id string, epoch int64, why clawr.Code, ev usage.Event) error {
+	ev.Billed, ev.Billable, ev.PaymentID = 0, false, id
 	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
 		var amount int64
 		ok, err := found(q.QueryRowContext(ctx, `
@@ -36,9 +41,62 @@ func (db *DB) Fail(ctx context.Context, id string, epoch int64, why clawr.Code) 
 			}
 			return fenced(ledger.MoveFail, id)
 		}
-		_, err = q.ExecContext(ctx, `
-			INSERT INTO refunds(payment_id, amount, reason, state, created_at, updated_at) VALUES ($1, $2, $3, 'due', $4, $4)`,
-			id, amount, string(why), db.micros())
+		if err := db.owe(ctx, q, id, amount, why); err != nil || ev.RequestID == "" {
+			return err
+		}
+		// It is no answer's event: nothing that becomes of the money completes it.
+		_, err = q.ExecContext(ctx, insertEvent+`DO NOTHING`, db.eventArgs(ev)...)
 		return err
 	})
+}
+
+// owe writes down that a payment is to be refunded.
+func (db *DB) owe(ctx context.Context, q querier, id string, amount int64, why clawr.Code) error {
+	_, err := q.ExecContext(ctx, `
+		INSERT INTO refunds(payment_id, amount, reason, state, created_at, updated_at) VALUES ($1, $2, $3, 'due', $4, $4)`,
+		id, amount, string(why), db.micros())
+	return err
+}
+
+// Owe ends the work of payments that were settled first, whose lease is over
+// for longer than grace: until then a resend may take them over. What was paid
+// is to be refunded (I13).
+func (db *DB) Owe(ctx context.Context, grace time.Duration) (owed int, err error) {
+	type due struct {
+		id     string
+		amount int64
+	}
+	var list []due
+	err = db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
+		list = nil
+		now := db.micros()
+		rows, err := q.QueryContext(ctx, `
+			UPDATE payments SET work = 'failed', error_code = $1, updated_at = $2
+			WHERE policy = 'settle_first' AND money IN('mined','final') AND work IN('pending','running') AND lease_until <= $3
+			RETURNING id, amount`, string(leaseCode), now, now-grace.Microseconds())
+		err = each(rows, err, func(rows *sql.Rows) error {
+			var d due
+			err := rows.Scan(&d.id, &d.amount)
+			list = append(list, d)
+			return err
+		})
+		for _, d := range list {
+			if err == nil {
+				err = db.owe(ctx, q, d.id, d.amount, leaseCode)
+			}
+		}
+		return err
+	})
+	return len(list), err
+}
+
+// Refund is what is owed for a payment, nil if nothing is.
+func (db *DB) Refund(ctx context.Context, paymentID string) (*ledger.Refund, error) {
+	var r ledger.Refund
+	ok, err := found(db.reader().QueryRowContext(ctx, `SELECT amount, reason, state, COALESCE(tx_hash, '') FROM refunds WHERE payment_id = $1`, paymentID).
+		Scan(&r.Amount, &r.Reason, &r.State, &r.Tx))
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &r, nil
 }

@@ -194,7 +194,7 @@ func TestLostCommitIsLookedUp(t *testing.T) {
 			lose("paid", db.Paid(ctx, p.Key, evidence))
 			lose("start", db.Start(ctx, p.ID, 1))
 			lose("final", db.Final(ctx, p.Key, block))
-			lose("fail", db.Fail(ctx, p.ID, 1, clawr.CodeWorkerFailure))
+			lose("fail", db.Fail(ctx, p.ID, 1, clawr.CodeWorkerFailure, usage.Event{}))
 
 			lose("record", db.Record(ctx, []usage.Event{{RequestID: "free", API: "acme"}}))
 			w.next("")

@@ -65,7 +65,8 @@ func (db *DB) VoidLeases(ctx context.Context) error {
 		return nil
 	}
 	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		_, err := q.ExecContext(ctx, `UPDATE payments SET lease_until = $1 WHERE lease_until > $1 AND money = 'held' AND work IN('pending','running')`, db.micros())
+		_, err := q.ExecContext(ctx, `UPDATE payments SET lease_until = $1
+			WHERE lease_until > $1 AND (money = 'held' OR policy = 'settle_first') AND work IN('pending','running')`, db.micros())
 		return err
 	})
 }
@@ -122,11 +123,12 @@ func (db *DB) Release(ctx context.Context, id string, epoch int64, why clawr.Cod
 	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
 		var counters []byte
 		var event sql.NullString
+		var policy ledger.Policy
 		ok, err := found(q.QueryRowContext(ctx, `
 			UPDATE payments SET money = 'released', work = CASE work WHEN 'done' THEN 'done' ELSE 'failed' END, error_code = $3,
 				event_id = COALESCE(event_id, $5), updated_at = $4
 			WHERE id = $1 AND epoch = $2 AND money = 'held'
-			RETURNING counters, event_id`, id, epoch, string(why), db.micros(), null(ev.RequestID)).Scan(&counters, &event))
+			RETURNING counters, event_id, policy`, id, epoch, string(why), db.micros(), null(ev.RequestID)).Scan(&counters, &event, &policy))
 		if err != nil {
 			return err
 		}
@@ -138,6 +140,11 @@ func (db *DB) Release(ctx context.Context, id string, epoch int64, why clawr.Cod
 		}
 		if err := giveBackJSON(ctx, q, id, counters); err != nil {
 			return err
+		}
+		if policy == ledger.Async {
+			if err := exposed(ctx, q, id, ledger.Released); err != nil {
+				return err
+			}
 		}
 		if !event.Valid {
 			return nil
@@ -158,20 +165,24 @@ func (db *DB) Release(ctx context.Context, id string, epoch int64, why clawr.Cod
 func (db *DB) Janitor(ctx context.Context, grace time.Duration) (released int, err error) {
 	const chunk = 100
 	for {
-		var ids []string
+		var ids, async []string
 		var counters [][]byte
 		err := db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-			ids, counters = nil, nil
+			ids, async, counters = nil, nil, nil
 			now := db.micros()
 			rows, err := q.QueryContext(ctx, `
 				UPDATE payments SET money = 'released', work = 'failed', error_code = $1, updated_at = $2
 				WHERE money = 'held' AND work IN('pending','running') AND lease_until <= $3 AND id IN(
 					SELECT id FROM payments WHERE money = 'held' AND work IN('pending','running') AND lease_until <= $3 ORDER BY lease_until LIMIT $4)
-				RETURNING id, counters`, string(leaseCode), now, now-grace.Microseconds(), chunk)
+				RETURNING id, counters, policy`, string(leaseCode), now, now-grace.Microseconds(), chunk)
 			err = each(rows, err, func(rows *sql.Rows) error {
 				var id string
 				var taken []byte
-				err := rows.Scan(&id, &taken)
+				var policy ledger.Policy
+				err := rows.Scan(&id, &taken, &policy)
+				if policy == ledger.Async {
+					async = append(async, id)
+				}
 				ids, counters = append(ids, id), append(counters, taken)
 				return err
 			})
@@ -187,7 +198,15 @@ func (db *DB) Janitor(ctx context.Context, grace time.Duration) (released int, e
 				}
 				all = append(all, taken...)
 			}
-			return giveBack(ctx, q, all)
+			if err := giveBack(ctx, q, all); err != nil {
+				return err
+			}
+			for _, id := range async {
+				if err := exposed(ctx, q, id, ledger.Released); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		if err != nil {
 			return released, err

@@ -238,7 +238,7 @@ func TestFailedWorkOwesARefund(t *testing.T) {
 		must(t, db.Submit(t.Context(), p.ID, 1, "https://facilitator.example.com"))
 		must(t, db.Paid(t.Context(), p.Key, ledger.Evidence{Tx: "0x1", BlockNumber: 1, BlockHash: "0x2"}))
 		must(t, db.Start(t.Context(), p.ID, 1))
-		must(t, db.Fail(t.Context(), p.ID, 1, clawr.CodeWorkerFailure))
+		must(t, db.Fail(t.Context(), p.ID, 1, clawr.CodeWorkerFailure, usage.Event{}))
 		var amount int64
 		var state, reason string
 		if err := raw.QueryRowContext(t.Context(), `SELECT amount, state, reason FROM refunds WHERE payment_id = $1`, p.ID).Scan(&amount, &state, &reason); err != nil {

@@ -14,12 +14,16 @@ import (
 // Final records that the evidence in this block is finalized.
 func (db *DB) Final(ctx context.Context, k ledger.Key, blockHash string) error {
 	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
-		ok, err := changed(q.ExecContext(ctx, `
+		sums, _, err := scanFinal(q.QueryContext(ctx, `
 			UPDATE payments SET money = 'final', updated_at = $6
-			WHERE network = $1 AND asset = $2 AND payer = $3 AND auth_nonce = $4 AND money = 'mined' AND block_hash = $5`,
+			WHERE network = $1 AND asset = $2 AND payer = $3 AND auth_nonce = $4 AND money = 'mined' AND block_hash = $5
+			RETURNING network, asset, pay_to, payer, amount`,
 			k.Network, k.Asset, k.Payer, k.Nonce, blockHash, db.micros()))
-		if err != nil || ok {
+		if err != nil {
 			return err
+		}
+		if len(sums) > 0 {
+			return earn(ctx, q, sums)
 		}
 		if again {
 			return db.landed(ctx, q, ledger.MoveFinal, k.Nonce, `
@@ -67,8 +71,12 @@ func (db *DB) FinalizeBatch(ctx context.Context, batchID, blockHash string) erro
 		if ok, err := db.moveBatch(ctx, q, again, batchID, blockHash, `state = 'final'`, "final"); err != nil || !ok {
 			return err
 		}
-		_, err := q.ExecContext(ctx, `UPDATE payments SET money = 'final', updated_at = $3`+batchPayments, batchID, blockHash, db.micros())
-		return err
+		sums, _, err := scanFinal(q.QueryContext(ctx, `UPDATE payments SET money = 'final', updated_at = $3`+batchPayments+`
+			RETURNING payments.network, payments.asset, payments.pay_to, payments.payer, payments.amount`, batchID, blockHash, db.micros()))
+		if err != nil {
+			return err
+		}
+		return earn(ctx, q, sums)
 	})
 }
 

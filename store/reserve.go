@@ -16,7 +16,9 @@ import (
 
 // Reserve is T1: in one transaction it claims p's authorization for p's
 // request and takes from every counter of p, or does nothing. It answers with
-// the row, its counters' Used filled in, and the work leased to owner.
+// the row, its counters' Used filled in, and the work leased to owner. Under
+// async it takes p's amount from the exposure too; if there is no room for it,
+// the row says settle_before_response instead.
 //
 // It is refused with a *ledger.Conflict that carries the standing row if the
 // authorization (or the payment identifier, ClientRef) has one; with a
@@ -59,7 +61,14 @@ func (db *DB) Reserve(ctx context.Context, p ledger.Payment, owner string, lease
 			return err
 		}
 		out = p
-		out.Counters, err = take(ctx, q, p.Counters)
+		if out.Counters, err = take(ctx, q, p.Counters); err != nil || p.Policy != ledger.Async {
+			return err
+		}
+		if ok, err = expose(ctx, q, &p); err != nil || ok {
+			return err
+		}
+		out.Policy = ledger.SettleBeforeResponse
+		_, err = q.ExecContext(ctx, `UPDATE payments SET policy = $2 WHERE id = $1`, p.ID, string(out.Policy))
 		return err
 	})
 	if err != nil {

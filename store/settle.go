@@ -45,7 +45,8 @@ func (db *DB) paid(ctx context.Context, q querier, k ledger.Key, e ledger.Eviden
 // Dead ends a submitted payment with the proof that it can never be charged:
 // it was cancelled, or a finalized block is later than its validBefore and its
 // authorization is unused. Its counters are given back, unless its answer was
-// delivered all the same (async), and its event says settlement_failed.
+// delivered all the same (async), and its event says settlement_failed. A refund
+// that was due for it (settle_first) is not: nothing was paid.
 func (db *DB) Dead(ctx context.Context, k ledger.Key, proof string) error {
 	if proof == "" {
 		return errors.New("store: dead without proof")
@@ -71,6 +72,11 @@ func (db *DB) Dead(ctx context.Context, k ledger.Key, proof string) error {
 		}
 		if policy != ledger.Async {
 			if err := giveBackJSON(ctx, q, id, counters); err != nil {
+				return err
+			}
+		}
+		if policy == ledger.SettleFirst {
+			if _, err := q.ExecContext(ctx, `DELETE FROM refunds WHERE payment_id = $1 AND state = 'due'`, id); err != nil {
 				return err
 			}
 		}

@@ -114,8 +114,12 @@ func charged(e *usage.Event, money ledger.Money) {
 }
 
 // completeEvent follows a payment's money in its event, in the transaction
-// that moved it (I10). A payment without an answer has none yet.
+// that moved it (I10), and in its seller's exposure. A payment without an
+// answer has no event yet.
 func completeEvent(ctx context.Context, q querier, paymentID string, money ledger.Money) error {
+	if err := exposed(ctx, q, paymentID, money); err != nil {
+		return err
+	}
 	var e usage.Event
 	charged(&e, money)
 	_, err := q.ExecContext(ctx, `

@@ -326,8 +326,8 @@ func settleFirst(f *fixture) {
 	if err := f.Release(f.ctx(), p.ID, 1, clawr.CodeWorkerFailure, event(p)); !errors.Is(err, ledger.ErrFenced) {
 		f.Errorf("released what was paid: %v", err)
 	}
-	f.ok(f.Fail(f.ctx(), p.ID, 1, clawr.CodeWorkerFailure))
-	if err := f.Fail(f.ctx(), p.ID, 1, clawr.CodeWorkerFailure); !errors.Is(err, ledger.ErrFenced) {
+	f.ok(f.Fail(f.ctx(), p.ID, 1, clawr.CodeWorkerFailure, event(p)))
+	if err := f.Fail(f.ctx(), p.ID, 1, clawr.CodeWorkerFailure, event(p)); !errors.Is(err, ledger.ErrFenced) {
 		f.Errorf("two refunds: %v", err)
 	}
 	f.state(p, ledger.Failed, ledger.Mined)

@@ -22,6 +22,7 @@ func (f *fixture) begin(policy ledger.Policy) *machine {
 	p := f.payment()
 	p.Policy = policy
 	p.Counters = []ledger.Counter{{Scope: "machine", Cost: 1, Cap: 1 << 40}}
+	p.Exposure = ledger.Exposure{Payer: 1 << 40, Credit: 1 << 40, Total: 1 << 40}
 	p, err := f.Reserve(f.ctx(), p, "node", lease)
 	f.ok(err)
 	return &machine{fixture: f, p: p}
@@ -80,7 +81,13 @@ func (m *machine) make(e ledger.Event) error {
 		}
 		return err
 	case ledger.MoveFail:
-		return m.Fail(ctx, id, e.Epoch, clawr.CodeWorkerFailure)
+		return m.Fail(ctx, id, e.Epoch, clawr.CodeWorkerFailure, event(m.p))
+	case ledger.MoveOwe:
+		n, err := m.Owe(ctx, 0)
+		if err == nil && n == 0 {
+			return ledger.ErrFenced
+		}
+		return err
 	case ledger.MoveSubmit:
 		return m.Submit(ctx, id, e.Epoch, "https://facilitator.example.com")
 	case ledger.MoveSign:
@@ -164,7 +171,7 @@ func attempts(s ledger.State) (list []ledger.Event) {
 	for _, move := range ledger.Moves() {
 		e := ledger.Event{Move: move, Policy: s.Policy, Epoch: s.Epoch}
 		switch move {
-		case ledger.MoveTakeOver, ledger.MoveLapse:
+		case ledger.MoveTakeOver, ledger.MoveLapse, ledger.MoveOwe:
 			late := e
 			late.Expired = true
 			list = append(list, e, late)
@@ -172,7 +179,7 @@ func attempts(s ledger.State) (list []ledger.Event) {
 			list = append(list, e)
 		}
 		switch move {
-		case ledger.MoveReserve, ledger.MoveLapse, ledger.MoveSign, ledger.MovePaid, ledger.MoveFinal, ledger.MoveUnmine, ledger.MoveDead:
+		case ledger.MoveReserve, ledger.MoveLapse, ledger.MoveOwe, ledger.MoveSign, ledger.MovePaid, ledger.MoveFinal, ledger.MoveUnmine, ledger.MoveDead:
 		default:
 			e.Epoch, e.Expired = s.Epoch-1, true
 			list = append(list, e)

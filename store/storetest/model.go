@@ -17,7 +17,8 @@ import (
 func randomHistories(f *fixture) {
 	f.deploy()
 	rapid.Check(f.T, func(t *rapid.T) {
-		model := &histories{fixture: f, scope: fmt.Sprintf("histories-%d", f.serial.Add(1))}
+		n := f.serial.Add(1)
+		model := &histories{fixture: f, scope: fmt.Sprintf("histories-%d", n), payer: fmt.Sprintf("0x%040x", n), all: f.exposure("*")}
 		for range rapid.IntRange(1, 2).Draw(t, "payments") {
 			model.reserve(t)
 		}
@@ -32,6 +33,8 @@ func randomHistories(f *fixture) {
 type histories struct {
 	*fixture
 	scope string
+	payer string
+	all   ledger.Exposed // of all payers, when it began
 	list  []*history
 }
 
@@ -45,7 +48,9 @@ type history struct {
 func (h *histories) reserve(t *rapid.T) {
 	p := h.payment()
 	p.Policy = rapid.SampledFrom([]ledger.Policy{ledger.SettleBeforeResponse, ledger.SettleBeforeResponse, ledger.Async, ledger.SettleFirst}).Draw(t, "policy")
+	p.Payer = h.payer
 	p.Counters = []ledger.Counter{{Scope: h.scope, Cost: 10, Cap: 1000}}
+	p.Exposure = ledger.Exposure{Payer: 1 << 40, Credit: 1 << 40, Total: 1 << 40}
 	row, err := h.Reserve(h.ctx(), p, "node", lease)
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +143,7 @@ func (p *history) explain(group []ledger.Event, got []error, after ledger.State)
 		s, answered, released, fits := p.state, p.answered, p.released, true
 		for _, i := range order {
 			e := group[i]
-			if e.Move == ledger.MoveLapse {
+			if e.Move == ledger.MoveLapse || e.Move == ledger.MoveOwe {
 				e.Epoch = s.Epoch // the janitor reads it itself
 			}
 			next, err := ledger.Step(s, e)
@@ -180,8 +185,21 @@ func permutations(n int) [][]int {
 // check compares what is left with the history.
 func (h *histories) check(t *rapid.T) {
 	used := int64(0)
+	var own ledger.Exposed
 	for _, p := range h.list {
 		s := p.state
+		switch {
+		case s.Money == ledger.Final:
+			own.Volume += 1000
+		case s.Policy != ledger.Async:
+		case s.Money == ledger.Held || s.Money == ledger.Signed:
+			own.Held += 1000
+		case s.Work == ledger.Done && (s.Money == ledger.Dead || s.Money == ledger.Released):
+			own.BadDebt += 1000
+		}
+		if r, err := h.Refund(h.ctx(), p.p.ID); err != nil || (r != nil) != (s.Policy == ledger.SettleFirst && s.Work == ledger.Failed && s.Money != ledger.Dead && s.Money != ledger.Released) {
+			t.Errorf("%+v, and the refund is %+v (%v)", s, r, err)
+		}
 		if s.Money != ledger.Released && (s.Money != ledger.Dead || s.Policy == ledger.Async) {
 			used += 10
 		}
@@ -204,6 +222,10 @@ func (h *histories) check(t *rapid.T) {
 		if there && s.Money == ledger.Dead && e.Lifecycle != usage.SettleFailed {
 			t.Errorf("%+v, and its event says %s", s, e.Lifecycle)
 		}
+	}
+	is, all := h.exposure(h.payer), h.exposure("*")
+	if is.Held != own.Held || is.BadDebt != own.BadDebt || is.Volume != own.Volume || all.Held-h.all.Held != own.Held || all.BadDebt-h.all.BadDebt != own.BadDebt {
+		t.Errorf("the payer's exposure is %+v, all went from %+v to %+v; the payer's should be %+v", is, h.all, all, own)
 	}
 	c, err := h.Counters(h.ctx(), h.scope)
 	if err != nil || len(c) != 1 || c[0].Used != used {

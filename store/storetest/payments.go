@@ -384,7 +384,7 @@ func eventsFollowTheMoney(f *fixture) {
 	}
 
 	async := f.payment()
-	async.Policy = ledger.Async
+	async.Policy, async.Exposure = ledger.Async, ledger.Exposure{Payer: 1000, Credit: 1000, Total: 1000}
 	async, err = f.Reserve(f.ctx(), async, "node", lease)
 	f.ok(err)
 	f.ok(f.Done(f.ctx(), async.ID, 1, answer(), event(async)))
