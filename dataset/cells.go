@@ -7,9 +7,11 @@ import "encoding/binary"
 // chunks, so that nothing is copied twice and memory stays near the file's size.
 type cells struct {
 	chunks [][]byte
-	last   []byte // the chunk that is being filled
-	mask   mask   // what every cell so far can be
-	bytes  int64  // of cells, without their lengths
+	last   []byte   // the chunk that is being filled
+	pages  [][]byte // every chunk from each multiple of pageSize on
+	base   ref      // of last
+	mask   mask     // what every cell so far can be
+	bytes  int64    // of cells, without their lengths
 	nulls  int64
 	empty  int64
 	digits int64 // numbers with more digits than a double keeps
@@ -48,9 +50,13 @@ func (c *cells) grow(need int) {
 	size := 1 << 12
 	if c.last != nil {
 		c.chunks = append(c.chunks, c.last)
-		size = min(2*cap(c.last), 1<<18)
+		size = min(2*cap(c.last), pageSize)
 	}
 	c.last = make([]byte, 0, max(size, need))
+	c.base = ref(len(c.pages) * pageSize)
+	for b := c.last[:cap(c.last)]; len(b) > 0; b = b[min(len(b), pageSize):] {
+		c.pages = append(c.pages, b)
+	}
 }
 
 // see narrows the types of the column by a cell of a text format.
@@ -88,8 +94,11 @@ func (c *cells) measure(b []byte) {
 // decimals is how many decimals the column's datetimes are kept with.
 func (c *cells) decimals() int { return (c.frac + 2) / 3 * 3 }
 
-// ref says where a cell is: its chunk, and the offset in that.
-type ref uint64
+// ref says where a cell is: its page, and the offset in that. A file of at most
+// 1 GB takes fewer than 2^32 bytes of pages.
+type ref uint32
+
+const pageSize = 1 << 18
 
 // put is add for what is no cell of a row; it tells where b is.
 func (c *cells) put(b []byte) ref {
@@ -98,16 +107,12 @@ func (c *cells) put(b []byte) ref {
 	for n := len(b) + 1; n >= 128; n >>= 7 {
 		head++
 	}
-	return ref(len(c.chunks))<<32 | ref(len(c.last)-len(b)-head)
+	return c.base + ref(len(c.last)-len(b)-head)
 }
 
 // at is the cell at a place.
 func (c *cells) at(r ref) []byte {
-	b := c.last
-	if i := int(r >> 32); i < len(c.chunks) {
-		b = c.chunks[i]
-	}
-	b = b[uint32(r):]
+	b := c.pages[r/pageSize][r%pageSize:]
 	if n := int(b[0]); n < 128 {
 		return b[1:n]
 	}
@@ -115,12 +120,22 @@ func (c *cells) at(r ref) []byte {
 	return b[k : k+int(u)-1]
 }
 
+// fetch asks memory for the cells at all these places at once, so that at need
+// not wait for one after the other. What it gives means nothing.
+func (c *cells) fetch(places []ref) (sum byte) {
+	for _, r := range places {
+		sum += c.pages[r/pageSize][r%pageSize]
+	}
+	return sum
+}
+
 // cellReader walks over a column's cells in row order.
 type cellReader struct {
 	chunks [][]byte
-	chunk  int    // its number, from 1
-	size   int    // of that chunk
+	size   int    // of the chunk that is read
 	b      []byte // the rest of it
+	base   ref    // of that chunk
+	after  ref    // of the next one
 	ref    ref    // of the cell that next gave
 }
 
@@ -135,12 +150,10 @@ func (c *cells) reader() cellReader {
 // next gives the next cell; null is told from "". It must not be called more
 // often than there are rows.
 func (r *cellReader) next() (b []byte, null bool) {
-	for len(r.b) == 0 {
-		r.b, r.chunks = r.chunks[0], r.chunks[1:]
-		r.chunk++
-		r.size = len(r.b)
+	if len(r.b) == 0 {
+		r.turn()
 	}
-	r.ref = ref(r.chunk-1)<<32 | ref(r.size-len(r.b))
+	r.ref = r.base + ref(r.size-len(r.b))
 	n := int(r.b[0])
 	if n < 128 {
 		if n == 0 {
@@ -154,4 +167,13 @@ func (r *cellReader) next() (b []byte, null bool) {
 	n = int(u) - 1
 	b, r.b = r.b[k:k+n], r.b[k+n:]
 	return b, false
+}
+
+// turn goes on to the next chunk that is not empty.
+func (r *cellReader) turn() {
+	for len(r.b) == 0 {
+		r.b, r.chunks = r.chunks[0], r.chunks[1:]
+		r.size, r.base = len(r.b), r.after
+		r.after += ref((cap(r.b) + pageSize - 1) / pageSize * pageSize)
+	}
 }

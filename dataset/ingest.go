@@ -1,7 +1,6 @@
 package dataset
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,7 +27,7 @@ func Ingest(ctx context.Context, r io.Reader, name string, o Options, dir string
 	}
 	defer os.Remove(f.Name()) // after the rename there is nothing of that name
 	defer f.Close()
-	rep, err := ingest(ctx, r, name, o, f, dir)
+	rep, err := ingest(ctx, r, name, o, &flusher{f: f}, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +55,21 @@ func publish(f *os.File, rep *Report) error {
 		return err
 	}
 	return syncDir(filepath.Dir(rep.Path))
+}
+
+// flusher writes a file front to back and has it on its way to the disk early.
+type flusher struct {
+	f            *os.File
+	off, started int64
+}
+
+func (w *flusher) Write(b []byte) (int, error) {
+	n, err := w.f.Write(b)
+	if w.off += int64(n); w.off-w.started >= 8<<20 {
+		startFlush(w.f, w.started, w.off-w.started)
+		w.started = w.off
+	}
+	return n, err
 }
 
 func syncDir(dir string) error {
@@ -269,6 +283,8 @@ type builder struct {
 	words   *indexer
 	dict    *dict   // room for one column after the other
 	values  []int64 // likewise
+	codes   []uint32
+	fetched byte // see cells.fetch
 	w       *segmentWriter
 	keyCol  int
 	mustKey bool
@@ -293,7 +309,7 @@ func (b *builder) build() error {
 		}
 		b.values = nil
 	}
-	b.dict = nil
+	b.dict, b.codes = nil, nil
 	b.words.write(b.w, b.table.rows)
 	if b.keyCol >= 0 {
 		b.schema.Key = b.schema.Columns[b.keyCol].Name
@@ -330,7 +346,7 @@ func (b *builder) rows() error {
 	base, rel := make([]uint64, 0, n/256+2), make([]uint32, n)
 	b.w.begin(secRows, 0)
 	start := b.w.off
-	buf := make([]byte, 0, 1<<16)
+	buf := make([]byte, 0, 1<<18+1<<12)
 	for row := range n {
 		here := b.w.off - start + uint64(len(buf))
 		if row%256 == 0 {
@@ -347,7 +363,7 @@ func (b *builder) rows() error {
 			}
 		}
 		buf = append(buf, '}', ',')
-		if len(buf) >= 1<<15 {
+		if len(buf) >= 1<<18 {
 			_, _ = b.w.Write(buf)
 			buf = buf[:0]
 			if err := b.ctx.Err(); err != nil || b.w.err != nil {
@@ -392,7 +408,7 @@ func (b *builder) numbers(i int) error {
 			codes[row] = uint32(max(v, 0))
 			small[row] = uint8(codes[row])
 		}
-		perm = permuteCodes(codes, 3)
+		perm, _ = permuteCodes(codes, 3)
 		put(b.w, secCodes, i, small)
 	} else {
 		perm = b.dict.permute(values)
@@ -422,108 +438,6 @@ func (b *builder) numbers(i int) error {
 		return b.key(i, value, perm[repeated-1], perm[repeated])
 	}
 	return b.key(i, "", 0, 0)
-}
-
-// text writes a column as a dictionary and a code per row. The dictionary is in
-// order unless the cells are long: those are searched rather than sorted.
-func (b *builder) text(i int) error {
-	c, col := b.table.cols[i], &b.schema.Columns[i]
-	r := c.reader()
-	d := b.dict
-	d.reset(c)
-	place := func([]byte) ref { return r.ref }
-	codes := make([]uint32, b.table.rows)
-	for row := range codes {
-		cell, null := r.next()
-		if !null {
-			codes[row] = d.enter(cell, place) + 1
-		}
-	}
-	n := len(d.values)
-	value := func(k int) []byte { return d.value(uint32(k)) }
-	col.Distinct = int64(n)
-	if full := int64(b.table.rows) - c.nulls; full == 0 || c.bytes <= indexable*full {
-		ids, rank := d.order()
-		for row, code := range codes {
-			if code > 0 {
-				codes[row] = rank[code-1] + 1
-			}
-		}
-		value = func(k int) []byte { return d.value(ids[k]) }
-		b.sorted[i], col.Indexed = true, true
-	}
-	if n > 0 {
-		lo, hi := value(0), value(n-1)
-		for k := 0; k < n && !b.sorted[i]; k++ {
-			if v := value(k); bytes.Compare(v, lo) < 0 {
-				lo = v
-			} else if bytes.Compare(v, hi) > 0 {
-				hi = v
-			}
-		}
-		col.Min, col.Max = cut(lo), cut(hi)
-	}
-	b.codes(i, codes, n)
-	b.dictionary(i, n, value, codes)
-	if b.sorted[i] {
-		put(b.w, secPerm, i, permuteCodes(codes, n+1))
-	}
-	if i == b.keyCol && int64(n)+c.nulls < int64(len(codes)) {
-		first := make(map[uint32]uint32, n)
-		for row, code := range codes {
-			if was, ok := first[code]; ok && code > 0 {
-				return b.key(i, string(appendString(nil, cut(value(int(code-1))))), was, uint32(row))
-			}
-			first[code] = uint32(row)
-		}
-	}
-	return b.key(i, "", 0, 0)
-}
-
-// codes writes codes below n+1 in the fewest bytes that hold them.
-func (b *builder) codes(i int, codes []uint32, n int) {
-	switch {
-	case n < 1<<8:
-		small := make([]uint8, len(codes))
-		for row, c := range codes {
-			small[row] = uint8(c)
-		}
-		put(b.w, secCodes, i, small)
-	case n < 1<<16:
-		small := make([]uint16, len(codes))
-		for row, c := range codes {
-			small[row] = uint16(c)
-		}
-		put(b.w, secCodes, i, small)
-	default:
-		put(b.w, secCodes, i, codes)
-	}
-}
-
-// dictionary writes the values of a text column and takes their words. Each is
-// looked at once: in their order they lie all over the column's cells.
-func (b *builder) dictionary(i, n int, value func(int) []byte, codes []uint32) {
-	searched := len(b.schema.Search) == 0 || slices.Contains(b.schema.Search, b.schema.Columns[i].Name)
-	if searched {
-		b.words.column(codes, n)
-	}
-	offs := make([]uint64, n+1)
-	b.w.begin(secDict, i)
-	buf := make([]byte, 0, 1<<16)
-	for k := range n {
-		v := value(k)
-		offs[k+1] = offs[k] + uint64(len(v))
-		if searched {
-			b.words.value(v)
-		}
-		if buf = append(buf, v...); len(buf) >= 1<<15 {
-			_, _ = b.w.Write(buf)
-			buf = buf[:0]
-		}
-	}
-	_, _ = b.w.Write(buf)
-	b.w.end()
-	put(b.w, secDictOff, i, offs)
 }
 
 // key holds the key's column against what it promises: a value in every row,

@@ -41,7 +41,7 @@ type column struct {
 	codes8   []uint8
 	codes16  []uint16
 	codes32  []uint32
-	dictOff  []uint64
+	dictOff  []uint32
 	dict     []byte
 	sorted   bool
 	perm     []uint32 // nil: not indexed
@@ -202,7 +202,7 @@ func (s *Segment) assemble(l *loader) error {
 			case 4:
 				c.codes32 = ints[uint32](l, secCodes, i)
 			}
-			c.dictOff, c.dict = ints[uint64](l, secDictOff, i), l.bytes(secDict, i)
+			c.dictOff, c.dict = ints[uint32](l, secDictOff, i), l.bytes(secDict, i)
 		} else {
 			c.values = ints[int64](l, secValues, i)
 		}
@@ -218,7 +218,7 @@ func (s *Segment) assemble(l *loader) error {
 	}
 	w := &s.words
 	w.tokenOff, w.tokens = ints[uint32](l, secTokenOff, 0), l.bytes(secTokens, 0)
-	w.postOff, w.posts = ints[uint64](l, secPostOff, 0), ints[uint32](l, secPosts, 0)
+	w.postOff, w.posts = ints[uint32](l, secPostOff, 0), ints[uint32](l, secPosts, 0)
 	if len(w.tokenOff) == 0 || len(w.postOff) != len(w.tokenOff) {
 		return corrupt("its words do not fit together")
 	}

@@ -86,7 +86,7 @@ func TestWordsFoldLikeUnicode61(t *testing.T) {
 	bad := 0
 	for _, c := range chars {
 		got := ""
-		words([]byte("x"+string(c)+"y"), nil, func(w []byte, _ bool) { got += string(w) + " " })
+		words([]byte("x"+string(c)+"y"), nil, func(w []byte, _ int) { got += string(w) + " " })
 		f := want[c]
 		expect := "x y "
 		if !f.separates {

@@ -6,9 +6,9 @@ import (
 )
 
 // words cuts text into folded words, as SQLite's FTS5 does with its unicode61
-// tokenizer, and hands each to f with whether a star follows at once. The slice
-// is valid until f returns; buf is room for it.
-func words(text, buf []byte, f func(word []byte, star bool)) []byte {
+// tokenizer, and hands each to f with where it ends; a separator is there, or
+// the end of text. The slice is valid until f returns; buf is room for it.
+func words(text, buf []byte, f func(word []byte, end int)) []byte {
 	buf = buf[:0]
 	in := false // a word has begun, though it may still be empty
 	for i := 0; i < len(text); {
@@ -24,7 +24,7 @@ func words(text, buf []byte, f func(word []byte, star bool)) []byte {
 				continue
 			}
 			if in {
-				f(buf, c == '*')
+				f(buf, i-1)
 				buf, in = buf[:0], false
 			}
 			continue
@@ -35,12 +35,12 @@ func words(text, buf []byte, f func(word []byte, star bool)) []byte {
 		case letter && r != 0:
 			buf, in = utf8.AppendRune(buf, r), true
 		case !letter && in:
-			f(buf, false)
+			f(buf, i-n)
 			buf, in = buf[:0], false
 		}
 	}
 	if in {
-		f(buf, false)
+		f(buf, len(text))
 	}
 	return buf
 }
@@ -66,7 +66,9 @@ func fold(r rune, inside bool) (rune, bool) {
 
 // searchWords adds the words of a q to list; doubled ones count once.
 func searchWords(list []Word, q string) []Word {
-	words([]byte(q), nil, func(w []byte, star bool) {
+	text := []byte(q)
+	words(text, nil, func(w []byte, end int) {
+		star := end < len(text) && text[end] == '*'
 		for _, have := range list {
 			if have.Text == string(w) && have.Prefix == star {
 				return

@@ -13,13 +13,14 @@ import (
 
 // A segment is: magic, sections, table of sections, trailer. Sections start at
 // multiples of 64 bytes, so that they can be looked at as arrays of integers
-// (little-endian). The table has a CRC-32C of each section, verified when the
+// (little-endian). A file of at most 1 GB has less than 2^32 bytes of values and
+// fewer words in its rows, so that 32 bits count them. The table has a CRC-32C of each section, verified when the
 // segment is opened, and a SHA-256, so that the hash of the table is the name
 // of all that the segment says: the segment's id.
 //
-//	"CLAWRSG1" | section, padding | … | table: entry × n | n u32, "CLAWREND"
+//	"CLAWRSG2" | section, padding | … | table: entry × n | n u32, "CLAWREND"
 const (
-	magic       = "CLAWRSG1"
+	magic       = "CLAWRSG2"
 	endMagic    = "CLAWREND"
 	entrySize   = 2 + 2 + 4 + 8 + 8 + 32
 	trailerSize = 4 + 8
@@ -37,12 +38,12 @@ const (
 	secRowRel                   // u32 offset of each row from its base
 	secValues                   // i64 ordinal per row: numbers, dates
 	secCodes                    // u8, u16 or u32 per row: 0 is null
-	secDictOff                  // u64 offsets into the dictionary, one more than values
+	secDictOff                  // u32 offsets into the dictionary, one more than values
 	secDict                     // values of a text column, code 1 first
 	secPerm                     // u32 rows in order of value, ties in row order
 	secTokenOff                 // u32 offsets into the tokens, one more than tokens
 	secTokens                   // words of q, sorted
-	secPostOff                  // u64 offsets into the postings, one more than tokens
+	secPostOff                  // u32 offsets into the postings, one more than tokens
 	secPosts                    // u32 rows that contain a word, ascending
 )
 
@@ -74,7 +75,7 @@ type segmentWriter struct {
 }
 
 func newSegmentWriter(w io.Writer) *segmentWriter {
-	s := &segmentWriter{w: bufio.NewWriterSize(w, 1<<20), sha: sha256.New()}
+	s := &segmentWriter{w: bufio.NewWriterSize(w, 1<<16), sha: sha256.New()}
 	s.raw([]byte(magic))
 	return s
 }
@@ -111,15 +112,20 @@ func (s *segmentWriter) end() {
 // put writes a whole section of integers.
 func put[T uint8 | uint16 | uint32 | uint64 | int64](s *segmentWriter, k kind, col int, v []T) {
 	s.begin(k, col)
+	writeInts(s, v)
+	s.end()
+}
+
+// writeInts adds integers to the current section.
+func writeInts[T uint8 | uint16 | uint32 | uint64 | int64](s *segmentWriter, v []T) {
 	var t T
 	n := len(v) * int(unsafe.Sizeof(t))
 	b := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), n)
 	for len(b) > 0 { // in pieces that stay in the CPU's cache for all three readers
-		m := min(len(b), 1<<16)
+		m := min(len(b), 1<<18)
 		_, _ = s.Write(b[:m])
 		b = b[m:]
 	}
-	s.end()
 }
 
 // finish writes the table and returns the id of the segment.
