@@ -22,6 +22,7 @@ const FinalDepth = 150
 type Block struct {
 	Number  int64
 	Hash    common.Hash
+	Parent  common.Hash
 	Time    time.Time // whole seconds, UTC
 	BaseFee *big.Int  // wei a gas; nil before EIP-1559
 }
@@ -55,6 +56,15 @@ func (c *Client) BlockAt(ctx context.Context, number int64) (Block, error) {
 	return c.need(ctx, hexutil.EncodeUint64(uint64(max(number, 0))))
 }
 
+// Canonical is the canonical block with a number, nil if there is none yet.
+func (c *Client) Canonical(ctx context.Context, number int64) (*Block, error) {
+	b, err := c.block(ctx, hexutil.EncodeUint64(uint64(max(number, 0))))
+	if b != nil && b.Number != max(number, 0) {
+		return nil, errors.New("the node sent another block than it was asked for")
+	}
+	return b, err
+}
+
 func (c *Client) need(ctx context.Context, name string) (Block, error) {
 	b, err := c.block(ctx, name)
 	if err != nil {
@@ -79,6 +89,7 @@ func (c *Client) block(ctx context.Context, name string) (*Block, error) {
 type wireBlock struct {
 	Number    *hexutil.Uint64 `json:"number"`
 	Hash      *common.Hash    `json:"hash"`
+	Parent    common.Hash     `json:"parentHash"`
 	Timestamp *hexutil.Uint64 `json:"timestamp"`
 	BaseFee   *hexutil.Big    `json:"baseFeePerGas"`
 }
@@ -90,7 +101,7 @@ func (w *wireBlock) block() (*Block, error) {
 	if w.Number == nil || w.Hash == nil || w.Timestamp == nil || *w.Number > math.MaxInt64 || *w.Timestamp > math.MaxUint32<<4 {
 		return nil, errors.New("the node sent a block without number, hash or time")
 	}
-	return &Block{Number: int64(*w.Number), Hash: *w.Hash, Time: time.Unix(int64(*w.Timestamp), 0).UTC(), BaseFee: (*big.Int)(w.BaseFee)}, nil
+	return &Block{Number: int64(*w.Number), Hash: *w.Hash, Parent: w.Parent, Time: time.Unix(int64(*w.Timestamp), 0).UTC(), BaseFee: (*big.Int)(w.BaseFee)}, nil
 }
 
 // Balance is an account's ether in wei.

@@ -61,6 +61,7 @@ type wireLog struct {
 	Timestamp *hexutil.Uint64 `json:"blockTimestamp"`
 	Tx        *common.Hash    `json:"transactionHash"`
 	Number    *hexutil.Uint64 `json:"blockNumber"`
+	BlockHash *common.Hash    `json:"blockHash"`
 }
 
 // receipt checks what the node sent about the transaction hash. It is nil for

@@ -68,6 +68,7 @@ type Witness interface {
 type Block struct {
 	Number int64
 	Hash   common.Hash
+	Parent common.Hash
 	Time   time.Time // whole seconds, UTC
 }
 

@@ -67,6 +67,12 @@ type Ends interface {
 	Settlements(ctx context.Context, batchID string) ([]ledger.Settlement, error)
 }
 
+// Holds is the part of the book that knows what payers have promised.
+type Holds interface {
+	// Held is what an account's reserved and submitted payments come to.
+	Held(ctx context.Context, network, asset, payer string) (int64, error)
+}
+
 // Facilitator verifies and settles exact payments by EIP-3009 on one network,
 // with one account that pays for gas. Start it before it is used, and Run it
 // while it is.
@@ -78,6 +84,11 @@ type Facilitator struct {
 	Chain      Chain
 	Book       Book
 	Ends       Ends
+	// Mirror, if set, answers Verify from memory; a Watcher keeps it true. nil:
+	// the chain is asked for every payment.
+	Mirror *Mirror
+	// Holds says what payers have promised already; nil: nothing.
+	Holds Holds
 
 	Gas         uint64 // most gas of a transaction for a payer without code; 0: DefaultGas
 	ContractGas uint64 // and for one with code; 0: DefaultContractGas

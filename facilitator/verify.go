@@ -30,14 +30,20 @@ type payment struct {
 
 // Verify reports whether r's payment would settle now. It is free of effects.
 // Errors say that it could not be judged, and never that it is invalid.
+//
+// With a mirror it needs no round trip once the payer is known: that the payer
+// has no code and enough money, and that the nonce is unused, is known as of
+// the newest block. Nothing is refused on the mirror's word alone. The token
+// itself is asked before the transaction is signed (preflight): a payment that
+// it would refuse for a reason of its own is found there, and not charged.
 func (f *Facilitator) Verify(ctx context.Context, p *x402.PaymentPayload, r x402.Requirements) (x402.VerifyResponse, error) {
-	now, err := f.clock.fresh(ctx, f.Chain, f.now())
+	now, err := f.time(ctx)
 	if err != nil {
 		return x402.VerifyResponse{}, down("the chain cannot be asked just now", err)
 	}
 	a, err := f.read(p, &r, now, false)
 	if err == nil {
-		err = f.judge(ctx, a)
+		err = f.foretell(ctx, a)
 	}
 	if err == nil {
 		if err = f.funds.check(ctx, f); err != nil {
@@ -152,6 +158,57 @@ func (a *payment) window(now time.Time) error {
 
 // errConsumed is the refusal of an authorization that was used or cancelled.
 var errConsumed = refuse(x402.ReasonNonceUsed, "the authorization was used or cancelled")
+
+// time is the later of the local clock and the newest block's time.
+func (f *Facilitator) time(ctx context.Context) (time.Time, error) {
+	now := f.now()
+	if f.Mirror != nil {
+		if head, ok := f.Mirror.Head(now); ok {
+			f.clock.saw(head.Time)
+			if head.Time.After(now) {
+				now = head.Time
+			}
+			return now, nil
+		}
+	}
+	return f.clock.fresh(ctx, f.Chain, now)
+}
+
+// foretell judges a payment by the mirror if that is for it, and else by the
+// chain, with what the payer has promised already taken off.
+func (f *Facilitator) foretell(ctx context.Context, a *payment) error {
+	if f.Mirror == nil || a.foreign {
+		return f.judge(ctx, a)
+	}
+	for asked := false; ; asked = true {
+		r, err := f.Mirror.look(ctx, &a.transfer, f.now())
+		switch {
+		case err != nil || r.Contract:
+			if asked {
+				return nil
+			}
+			return f.judge(ctx, a)
+		case asked && r.Used: // after the chain was asked
+			return errConsumed
+		}
+		held := int64(0)
+		if f.Holds != nil && !r.Used && r.Balance >= a.transfer.Amount {
+			if held, err = f.Holds.Held(ctx, a.Network, a.Asset, a.Payer); err != nil {
+				return down("the book cannot be read just now", err)
+			}
+		}
+		if !r.Used && r.Balance-held >= a.transfer.Amount {
+			return nil
+		}
+		if asked {
+			return refuse(x402.ReasonBalance, fmt.Sprintf("the payer has %d units, %d of them promised to other payments", r.Balance, held))
+		}
+		if err := f.judge(ctx, a); err != nil {
+			return err
+		}
+		f.Mirror.drop(&a.transfer) // it was wrong, or the payer has promised too much
+	}
+}
 
 // judge asks the chain whether the payer's signature holds and the transfer
 // would go through, with the gas that a transaction gets. Refusals are

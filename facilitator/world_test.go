@@ -21,6 +21,7 @@ import (
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/chain/devchain"
+	"github.com/402claw/clawr/e2e/anvil"
 	"github.com/402claw/clawr/facilitator"
 	"github.com/402claw/clawr/facilitator/onchain"
 	"github.com/402claw/clawr/ledger"
@@ -33,6 +34,7 @@ import (
 type world struct {
 	testing.TB
 	chain  *devchain.Chain
+	anvil  *anvil.Node // instead of chain
 	node   *onchain.Node
 	db     *store.DB
 	fac    *facilitator.Facilitator
@@ -54,18 +56,29 @@ func newWorld(t testing.TB) *world {
 
 func newWorldWith(t testing.TB, opt devchain.Options) *world {
 	t.Helper()
-	w := &world{TB: t, path: filepath.Join(t.TempDir(), "clawr.db"), points: map[string]func(){}}
+	w := emptyWorld(t)
 	quiet := slog.New(slog.DiscardHandler)
 	opt.Now, opt.Log = w.now, quiet
 	var err error
 	w.chain, err = devchain.Open(opt)
 	w.ok(err)
 	t.Cleanup(func() { w.chain.Close() })
-	client, err := chain.Dial(t.Context(), w.chain.URL())
-	w.ok(err)
-	t.Cleanup(client.Close)
-	client.Now = w.now
 	w.asset = w.chain.Asset()
+	w.populate(w.chain.URL())
+	return w
+}
+
+func emptyWorld(t testing.TB) *world {
+	return &world{TB: t, path: filepath.Join(t.TempDir(), "clawr.db"), points: map[string]func(){}}
+}
+
+// populate gives a chain the accounts and the book that a world has.
+func (w *world) populate(url string) {
+	w.Helper()
+	client, err := chain.Dial(w.Context(), url)
+	w.ok(err)
+	w.Cleanup(client.Close)
+	client.Now = w.now
 	w.payTo = x402.Lower(w.key().Address())
 	w.payer = w.key()
 	signer := w.key()
@@ -73,10 +86,9 @@ func newWorldWith(t testing.TB, opt devchain.Options) *world {
 	w.fund(w.payer, 1_000_000)
 	w.node = &onchain.Node{Client: client, Key: signer}
 	w.open()
-	w.tenant, err = w.db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: clawr.Manifest{Kind: clawr.KindDataset, Owner: "ann",
-		Directory: "APIs", Plan: clawr.PlanFree, Price: 1000, X402: true, PayTo: w.payTo, Network: w.chain.Network()}}, "test")
+	w.tenant, err = w.db.Deploy(w.Context(), clawr.Tenant{Slug: "acme", Manifest: clawr.Manifest{Kind: clawr.KindDataset, Owner: "ann",
+		Directory: "APIs", Plan: clawr.PlanFree, Price: 1000, X402: true, PayTo: w.payTo, Network: w.asset.Network}}, "test")
 	w.ok(err)
-	return w
 }
 
 // open opens the book and starts a facilitator on it, as a process does.
@@ -91,7 +103,7 @@ func (w *world) open() {
 }
 
 func (w *world) facilitator() *facilitator.Facilitator {
-	return &facilitator.Facilitator{Network: w.chain.Network(), Assets: []clawr.Asset{w.asset}, Chain: w.node, Book: w.db, Ends: w.db,
+	return &facilitator.Facilitator{Network: w.asset.Network, Assets: []clawr.Asset{w.asset}, Chain: w.node, Book: w.db, Ends: w.db,
 		AllowPayTo: func(a string) bool { return a == w.payTo }, Now: w.now, Log: slog.New(slog.DiscardHandler), Failpoint: w.reached}
 }
 
@@ -132,6 +144,10 @@ func (w *world) key() *chain.Key {
 // fund gives an account an ether and units of the token.
 func (w *world) fund(k *chain.Key, units int64) {
 	w.Helper()
+	if w.anvil != nil {
+		w.ok(w.anvil.Fund(w.Context(), k.Address(), big.NewInt(1e18), units))
+		return
+	}
 	w.ok(w.chain.Fund(w.Context(), k.Address(), big.NewInt(1e18), units))
 }
 
@@ -166,8 +182,8 @@ func (w *world) carrying(a x402.Authorization, sig []byte, terms x402.Requiremen
 
 func (w *world) payment() *x402.PaymentPayload { return w.signed(w.authorization(), w.terms()) }
 
-// reserved is a payment whose answer is stored: what the dispatcher settles.
-func (w *world) reserved(p *x402.PaymentPayload) ledger.Payment {
+// reservation is the row of a payment that is to be reserved.
+func (w *world) reservation(p *x402.PaymentPayload) ledger.Payment {
 	w.Helper()
 	e, err := x402.ParseExact(p.Payload)
 	w.ok(err)
@@ -176,10 +192,16 @@ func (w *world) reserved(p *x402.PaymentPayload) ledger.Payment {
 	raw := p.JSON()
 	var id [8]byte
 	rand.Read(id[:])
-	row, err := w.db.Reserve(w.Context(), ledger.Payment{ID: "pay_" + hex.EncodeToString(id[:]), TenantID: w.tenant.ID, Version: w.tenant.Version,
+	return ledger.Payment{ID: "pay_" + hex.EncodeToString(id[:]), TenantID: w.tenant.ID, Version: w.tenant.Version,
 		Route: "/v1/records", Scheme: x402.SchemeExact, PayTo: x402.Lower(e.To), Amount: value, ValidBefore: before,
 		Key:         ledger.Key{Network: w.asset.Network, Asset: w.asset.Address, Payer: e.Payer(), Nonce: e.Nonce.Hex()},
-		Fingerprint: sum(raw), Payload: raw, PayloadSHA256: sum(raw), SignatureSHA256: sum(e.Signature), Policy: ledger.SettleBeforeResponse}, "test", time.Minute)
+		Fingerprint: sum(raw), Payload: raw, PayloadSHA256: sum(raw), SignatureSHA256: sum(e.Signature), Policy: ledger.SettleBeforeResponse}
+}
+
+// reserved is a payment whose answer is stored: what the dispatcher settles.
+func (w *world) reserved(p *x402.PaymentPayload) ledger.Payment {
+	w.Helper()
+	row, err := w.db.Reserve(w.Context(), w.reservation(p), "test", time.Minute)
 	w.ok(err)
 	w.ok(w.db.Done(w.Context(), row.ID, row.Epoch, ledger.Answer{Status: 200, Body: []byte("{}"), SHA256: sum([]byte("{}")), Len: 2, Expires: w.now().Add(24 * time.Hour)},
 		usage.Event{Time: w.now(), RequestID: "req_" + row.ID[4:], TenantID: w.tenant.ID, PaymentID: row.ID, API: "acme", Endpoint: row.Route, Owner: "@ann",

@@ -106,7 +106,7 @@ func (n *Node) Finalized(ctx context.Context) (facilitator.Block, error) {
 }
 
 func block(b chain.Block, err error) (facilitator.Block, error) {
-	return facilitator.Block{Number: b.Number, Hash: b.Hash, Time: b.Time}, err
+	return blockOf(b), err
 }
 
 // Used reports whether the nonce of t was used or cancelled.
