@@ -83,11 +83,21 @@ func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement,
 // transfer: a payer may sign one nonce for two) or if the signer's nonce is
 // taken. A settlement without a payments row is somebody else's payment.
 func (db *DB) Sign(ctx context.Context, b ledger.Batch, opened ...ledger.Settlement) error {
+	return db.sign(ctx, nil, b, opened)
+}
+
+// sign is Sign in the term of a leader, whose fence is the first statement.
+func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) error, b ledger.Batch, opened []ledger.Settlement) error {
 	if len(b.Txs) == 0 || len(b.Settlements) == 0 {
 		return errors.New("store: a batch needs a transaction and a settlement")
 	}
 	db.at("t3.before")
 	err := db.write(ctx, func(ctx context.Context, q querier, again bool) error {
+		if fence != nil {
+			if err := fence(ctx, q); err != nil {
+				return err
+			}
+		}
 		now := db.micros()
 		ok, err := changed(q.ExecContext(ctx, `
 			INSERT INTO settlement_batches(id, network, signer, signer_nonce, calldata_sha256, item_count, state, created_at, updated_at)
@@ -190,7 +200,16 @@ func insertTx(ctx context.Context, q querier, batch string, tx ledger.Tx, now in
 // AddTx stores one more signed transaction of a batch, with higher fees,
 // before it is broadcast. ErrFenced: the batch is mined or given up.
 func (db *DB) AddTx(ctx context.Context, batchID string, tx ledger.Tx) error {
+	return db.addTx(ctx, nil, batchID, tx)
+}
+
+func (db *DB) addTx(ctx context.Context, fence func(context.Context, querier) error, batchID string, tx ledger.Tx) error {
 	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
+		if fence != nil {
+			if err := fence(ctx, q); err != nil {
+				return err
+			}
+		}
 		now := db.micros()
 		ok, err := changed(q.ExecContext(ctx, `UPDATE settlement_batches SET updated_at = $2 WHERE id = $1 AND state = 'signed'`, batchID, now))
 		if err != nil {

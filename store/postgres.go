@@ -27,9 +27,6 @@ const (
 	maxConns     = 24
 )
 
-// channel carries the directory's changes; it has no payload.
-const channel = "clawr_directory"
-
 // migrationLock keeps nodes that start together from migrating together.
 const migrationLock = 0x636c617772 // "clawr"
 
@@ -197,21 +194,28 @@ func lost(err error) bool {
 func (p *postgresDB) reader() querier { return p.db }
 
 func (p *postgresDB) notify(ctx context.Context, q querier) error {
-	_, err := q.ExecContext(ctx, `SELECT pg_notify($1, '')`, channel)
+	_, err := q.ExecContext(ctx, `SELECT pg_notify($1, '')`, directoryChannel)
+	return err
+}
+
+// tell notifies in a transaction that nobody waits for the disk for: whoever
+// hears it reads what was committed before.
+func (p *postgresDB) tell(ctx context.Context, channel, payload string) error {
+	_, err := p.db.ExecContext(ctx, `SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`, channel, payload)
 	return err
 }
 
 // listen holds a connection of its own, and a new one when it is lost.
-func (p *postgresDB) listen(ctx context.Context, wake func()) {
+func (p *postgresDB) listen(ctx context.Context, channel string, heard func(payload string)) {
 	for ctx.Err() == nil {
-		if err := p.listenOnce(ctx, wake); ctx.Err() == nil {
-			p.log.WarnContext(ctx, "lost the directory's notifications, polling meanwhile", "err", err)
+		if err := p.listenOnce(ctx, channel, heard); ctx.Err() == nil {
+			p.log.WarnContext(ctx, "lost the database's notifications, polling meanwhile", "channel", channel, "err", err)
 			_ = sleep(ctx, time.Second)
 		}
 	}
 }
 
-func (p *postgresDB) listenOnce(ctx context.Context, wake func()) error {
+func (p *postgresDB) listenOnce(ctx context.Context, channel string, heard func(payload string)) error {
 	conn, err := pgx.ConnectConfig(ctx, p.conf.Copy())
 	if err != nil {
 		return err
@@ -221,10 +225,11 @@ func (p *postgresDB) listenOnce(ctx context.Context, wake func()) error {
 		return err
 	}
 	for {
-		if _, err := conn.WaitForNotification(ctx); err != nil {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
 			return err
 		}
-		wake()
+		heard(n.Payload)
 	}
 }
 

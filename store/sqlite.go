@@ -152,11 +152,12 @@ func (d *sqliteDB) shut() error {
 }
 
 // The data directory has one owner, so nobody else is to be told or waited for.
-func (d *sqliteDB) notify(context.Context, querier) error       { return nil }
-func (d *sqliteDB) listen(ctx context.Context, _ func())        { <-ctx.Done() }
-func (d *sqliteDB) poll() time.Duration                         { return 200 * time.Millisecond }
-func (d *sqliteDB) lockPayments(context.Context, querier) error { return nil }
-func (d *sqliteDB) soleOwner() bool                             { return true }
+func (d *sqliteDB) notify(context.Context, querier) error                { return nil }
+func (d *sqliteDB) tell(context.Context, string, string) error           { return nil }
+func (d *sqliteDB) listen(ctx context.Context, _ string, _ func(string)) { <-ctx.Done() }
+func (d *sqliteDB) poll() time.Duration                                  { return 200 * time.Millisecond }
+func (d *sqliteDB) lockPayments(context.Context, querier) error          { return nil }
+func (d *sqliteDB) soleOwner() bool                                      { return true }
 
 // sqliteCode is err's extended result code, 0 if it is not SQLite's.
 func sqliteCode(err error) int {

@@ -66,8 +66,10 @@ type engine interface {
 	// notify tells the other processes about a change of the directory, once
 	// the transaction that q belongs to is committed.
 	notify(ctx context.Context, q querier) error
-	// listen wakes up when another process's notify arrives, until ctx ends.
-	listen(ctx context.Context, wake func())
+	// tell sends a payload to the processes that listen on a channel, now.
+	tell(ctx context.Context, channel, payload string) error
+	// listen calls heard with what arrives on a channel, until ctx ends.
+	listen(ctx context.Context, channel string, heard func(payload string))
 	// poll is how often Watch looks for itself.
 	poll() time.Duration
 	// lockPayments keeps new payments out until the transaction ends.

@@ -17,7 +17,7 @@ func (db *DB) Watch(ctx context.Context, changed func()) error {
 	defer cancel()
 	woken := make(chan struct{}, 1)
 	wg.Go(func() {
-		db.listen(ctx, func() {
+		db.listen(ctx, directoryChannel, func(string) {
 			select {
 			case woken <- struct{}{}:
 			default: // told already
