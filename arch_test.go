@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"usage":               {"."},
 	"dataset":             {"."},
 	"cloudflare":          {"."},
+	"blob":                {"."}, // files of datasets where all nodes reach them: main hands it to the control plane and to the cache
 	"worker":              {".", "dataset"},
 	"chain":               {"."},
 	"chain/devchain":      {".", "chain"},

@@ -2,6 +2,8 @@ package dataset
 
 import (
 	"container/list"
+	"errors"
+	"io/fs"
 	"os"
 	"sync"
 )
@@ -12,6 +14,9 @@ import (
 type Cache struct {
 	Dir string
 	Max int // segments that stay open; 0 = 4096, well below vm.max_map_count
+	// Fetch, if set, brings the file of an id to path, where it is missing. It is
+	// called once for all who wait for it.
+	Fetch func(id, path string) error
 
 	mu       sync.Mutex
 	open     map[string]*cached
@@ -70,7 +75,14 @@ func (c *Cache) Acquire(id string) (*Segment, error) {
 func (c *Cache) load(id string) (*Segment, error) {
 	path := Path(c.Dir, id)
 	var now stamp
-	if st, err := os.Stat(path); err == nil {
+	st, err := os.Stat(path)
+	if c.Fetch != nil && errors.Is(err, fs.ErrNotExist) {
+		if err := c.Fetch(id, path); err != nil {
+			return nil, err
+		}
+		st, err = os.Stat(path)
+	}
+	if err == nil {
 		now = stamp{st.Size(), st.ModTime().UnixNano()}
 	}
 	c.mu.Lock()

@@ -137,3 +137,37 @@ func TestTheCacheKeepsAFewSegmentsOpenAndVerifiesOnce(t *testing.T) {
 		t.Error("the segment in use is never closed")
 	}
 }
+
+// A file of somebody else's is taken only if all of it is what its name says.
+func TestVerifyReadsAllOfIt(t *testing.T) {
+	rep, err := ingestText(t, "x.csv", people, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(rep.Path, rep.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(rep.Path, strings.Repeat("0", 64)); clawr.CodeOf(err) != clawr.CodeSegmentCorrupt {
+		t.Errorf("under another name: %v", err)
+	}
+	good, err := os.ReadFile(rep.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened(t, rep)
+	bad := filepath.Join(t.TempDir(), "bad")
+	for i := range s.body { // every byte of the rows
+		changed := append([]byte(nil), good...)
+		at := strings.Index(string(good), string(s.body)) + i
+		changed[at] ^= 1
+		if err := os.WriteFile(bad, changed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Verify(bad, rep.ID); clawr.CodeOf(err) != clawr.CodeSegmentCorrupt {
+			t.Fatalf("byte %d changed: %v", at, err)
+		}
+	}
+	if err := Verify(filepath.Join(t.TempDir(), "none"), rep.ID); clawr.CodeOf(err) != clawr.CodeFile {
+		t.Errorf("no file: %v", err)
+	}
+}

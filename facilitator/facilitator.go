@@ -93,8 +93,13 @@ type Facilitator struct {
 	Gas         uint64 // most gas of a transaction for a payer without code; 0: DefaultGas
 	ContractGas uint64 // and for one with code; 0: DefaultContractGas
 	InFlight    int    // signed transactions that are in no block, at most; 0: DefaultInFlight
-	Now         func() time.Time
-	Log         *slog.Logger
+	// Leads says whether this process may sign with a signer, whose key other
+	// processes have too; nil: it is the only one. What it does not lead it
+	// verifies for, and neither signs nor broadcasts. The Book refuses what is
+	// signed by a process that wrongly believes that it leads.
+	Leads func(signer string) bool
+	Now   func() time.Time
+	Log   *slog.Logger
 	// Failpoint, if set, is called at preflight, and before and after t3,
 	// broadcast and mined: "t3.before", "t3.after", …
 	Failpoint func(name string)
@@ -145,6 +150,8 @@ func (f *Facilitator) log() *slog.Logger {
 	}
 	return slog.Default()
 }
+
+func (f *Facilitator) leads() bool { return f.Leads == nil || f.Leads(f.signer()) }
 
 func (f *Facilitator) reached(point string) {
 	if f.Failpoint != nil {

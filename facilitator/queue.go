@@ -48,6 +48,9 @@ var errUnsigned = errors.New("nothing was signed")
 // an error says that there is no such batch; with any other, only the book
 // knows.
 func (q *queue) sign(ctx context.Context, f *Facilitator, its []item, gas uint64) (ledger.Batch, error) {
+	if !f.leads() {
+		return ledger.Batch{}, errors.Join(errUnsigned, down("another process settles with this signer", nil))
+	}
 	if err := f.funds.check(ctx, f); err != nil {
 		return ledger.Batch{}, errors.Join(errUnsigned, err)
 	}

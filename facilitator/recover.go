@@ -52,8 +52,12 @@ func (f *Facilitator) Start(ctx context.Context) error {
 }
 
 // Recover broadcasts every open batch of the signer again and books those that
-// are in a block. It waits for them for a few seconds; Run keeps on looking.
+// are in a block, if this process leads the signer. It waits for them for a few
+// seconds; Run keeps on looking.
 func (f *Facilitator) Recover(ctx context.Context) error {
+	if !f.leads() {
+		return nil
+	}
 	open, err := f.Book.OpenBatches(ctx, f.Network, f.signer())
 	if err != nil {
 		return err

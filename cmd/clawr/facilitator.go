@@ -20,6 +20,7 @@ import (
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/api"
+	"github.com/402claw/clawr/dispatch"
 	"github.com/402claw/clawr/facilitator"
 	"github.com/402claw/clawr/facilitator/onchain"
 )
@@ -36,7 +37,18 @@ func (n *node) facilitator(ctx context.Context) (payments, error) {
 	}
 	f := &facilitator.Facilitator{Network: n.set.asset.Network, Assets: []clawr.Asset{n.set.asset}, Chain: witness,
 		Book: n.db, Ends: n.db, Log: n.log, Failpoint: failpoint()}
-	return f, f.Start(ctx)
+	n.settler = f
+	if n.db.SoleOwner() {
+		return f, f.Start(ctx)
+	}
+	s := n.share(f)
+	return s, f.Start(ctx)
+}
+
+// share lets f settle only while this node leads its signer: others may have
+// the same key.
+func (n *node) share(f *facilitator.Facilitator) *shared {
+	return newShared(n.db, f, strings.ToLower(f.Chain.Signer().Hex()), n.log)
 }
 
 // facilitatorFlags are what `clawr facilitator serve` is told.
@@ -123,6 +135,12 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	if len(allowed) > 0 {
 		settler.AllowPayTo = func(a string) bool { return slices.Contains(allowed, a) }
 	}
+	running := settler.Run
+	if !n.db.SoleOwner() {
+		s := n.share(settler)
+		s.carry = (&dispatch.Dispatcher{Payments: s, Book: n.db, Log: n.log}).Carry
+		running = s.Run
+	}
 	if err := settler.Start(ctx); err != nil {
 		return err
 	}
@@ -134,7 +152,7 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	g, ctx := errgroup.WithContext(ctx)
 	serveUntil(ctx, g, newServer(h, log, 2*time.Minute), ln)
 	serveUntil(ctx, g, newServer(n.control(), log, time.Minute), socket)
-	g.Go(func() error { return settler.Run(ctx) })
+	g.Go(func() error { return running(ctx) })
 	e.note("settling on %s as %s", set.asset.Network, set.key.Address().Hex())
 	e.note("listening on %s", ln.Addr())
 	return g.Wait()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/402claw/clawr/dataset"
 	"github.com/402claw/clawr/dispatch"
+	"github.com/402claw/clawr/facilitator"
 	"github.com/402claw/clawr/meter"
 	"github.com/402claw/clawr/store"
 	"github.com/402claw/clawr/usage"
@@ -33,6 +34,7 @@ type node struct {
 	dir      *dispatch.Directory
 	dispatch *dispatch.Dispatcher
 	payments payments
+	settler  *facilitator.Facilitator // in this process; nil: payments are settled elsewhere
 	segments *dataset.Cache
 	unlock   func()
 	public   string // base URL that callers reach
@@ -94,7 +96,7 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 	}
 	write := n.set.deadline + 10*time.Second
 	control := n.control()
-	serveUntil(ctx, g, newServer(n.handler(), n.log, write), ln)
+	drained := serveUntil(ctx, g, newServer(n.handler(), n.log, write), ln)
 	serveUntil(ctx, g, newServer(control, n.log, 10*time.Minute), socket)
 	if admin != nil {
 		serveUntil(ctx, g, newServer(n.adminHandler(), n.log, 10*time.Minute), admin)
@@ -103,7 +105,14 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 	g.Go(func() error { return n.dispatch.Run(ctx) })
 	g.Go(func() error { return n.tidy(ctx) })
 	if n.payments != nil {
-		g.Go(func() error { return n.payments.Run(ctx) })
+		// The calls that are in work when ctx ends need it until they are through.
+		running, stop := context.WithCancel(context.WithoutCancel(ctx))
+		g.Go(func() error { return n.payments.Run(running) })
+		g.Go(func() error {
+			<-drained
+			stop()
+			return nil
+		})
 	}
 	g.Go(func() error {
 		err := n.db.Watch(ctx, func() {
@@ -135,7 +144,7 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	// What a killed deploy left behind: nobody ingests before we listen.
-	if err := dataset.Sweep(n.env.segments()); err != nil {
+	if err := n.files().sweep(); err != nil {
 		return err
 	}
 	ws, err := newWorkers(ctx, n)
@@ -154,6 +163,9 @@ func (n *node) assemble(ctx context.Context) error {
 	}
 	if n.payments != nil {
 		n.dispatch.Payments = n.payments
+	}
+	if s, ok := n.payments.(*shared); ok {
+		s.carry = n.dispatch.Carry
 	}
 	return nil
 }

@@ -2,20 +2,15 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/http/pprof"
 	"os"
-	"path/filepath"
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/api"
-	"github.com/402claw/clawr/dataset"
 	"github.com/402claw/clawr/facilitator"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/store"
@@ -112,7 +107,7 @@ func (n *node) control() http.Handler {
 }
 
 func (n *node) plane(authorize func(*http.Request) (api.Principal, error)) http.Handler {
-	h := &api.Handler{Tenants: directory{n.db, n}, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Segments: segments{n.env.segments()},
+	h := &api.Handler{Tenants: directory{n.db, n}, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Segments: n.files(),
 		Authorize: authorize, PublicURL: n.public, Docs: docsURL, Log: n.log}
 	if h.PublicURL == "" {
 		h.PublicURL = localURL
@@ -135,8 +130,8 @@ func (n *node) adminHandler() http.Handler {
 	mux.Handle("/v1/", n.plane(bearer))
 	mux.HandleFunc("/healthz", health)
 	mux.HandleFunc("/readyz", n.ready)
-	if f, ok := n.payments.(*facilitator.Facilitator); ok {
-		mux.Handle("/facilitator/", http.StripPrefix("/facilitator", &facilitator.Handler{Facilitator: f, Authorize: n.authorizeSettle, Log: n.log}))
+	if n.settler != nil {
+		mux.Handle("/facilitator/", http.StripPrefix("/facilitator", &facilitator.Handler{Facilitator: n.settler, Authorize: n.authorizeSettle, Log: n.log}))
 	}
 	mux.HandleFunc("/debug/pprof/profile", func(w http.ResponseWriter, r *http.Request) {
 		if by, err := bearer(r); err != nil || !by.Can(api.TokensWrite) {
@@ -197,7 +192,7 @@ func (d directory) Rollback(ctx context.Context, slug string, to int64, by strin
 			if t.Version != to || t.Content == "" {
 				continue
 			}
-			if ok, err := (segments{d.node.env.segments()}).Has(ctx, t.Content); err != nil || !ok {
+			if ok, err := d.node.files().Has(ctx, t.Content); err != nil || !ok {
 				return clawr.Tenant{}, errors.Join(err, &clawr.Error{Code: clawr.CodeVersionGone, Param: "to", Message: fmt.Sprintf("the data of %s version %d is not kept any more", slug, to),
 					Fix: "clawr deploy it again"})
 			}
@@ -256,52 +251,6 @@ func (b book) TokenByHash(ctx context.Context, sha256 string) (api.Token, error)
 
 func (b book) Payments(ctx context.Context, f api.PaymentFilter) ([]ledger.Payment, error) {
 	return b.DB.Payments(ctx, store.PaymentFilter(f))
-}
-
-// segments are the dataset files of a data directory.
-type segments struct{ dir string }
-
-func (s segments) Has(_ context.Context, id string) (bool, error) {
-	_, err := os.Stat(dataset.Path(s.dir, id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// Put keeps what r gives if it is what id names: written beside, synced, and
-// renamed when its hash is right.
-func (s segments) Put(_ context.Context, id string, r io.Reader) (err error) {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(s.dir, ".upload-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	h := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(f, h), r); err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != id {
-		return &clawr.Error{Code: clawr.CodeBadRequest, Param: "sha256", Message: "the upload is not what its name says", Fix: "deploy again"}
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	// What is opened later was checked when it was made; an upload was not.
-	seg, err := dataset.Open(f.Name())
-	if err != nil {
-		return err
-	}
-	seg.Close()
-	return os.Rename(f.Name(), filepath.Clean(dataset.Path(s.dir, id)))
 }
 
 // docsURL is where errors are explained.

@@ -25,6 +25,7 @@ type serveFlags struct {
 	network, asset  string
 	rpc, payTo      string
 	databaseURL     string
+	blobURL         string
 	keyFile         string
 	publicURL       string
 	publicAnalytics bool
@@ -51,6 +52,7 @@ facilitators named with --facilitator-url, in order.`,
 	fl.StringVar(&f.rpc, "rpc-url", "", "`URL` of a node of that chain")
 	fl.StringVar(&f.payTo, "pay-to", "", "`address` that earns where neither tenant nor owner has one")
 	fl.StringVar(&f.databaseURL, "database-url", "", "Postgres `URL`, instead of the data directory's SQLite file")
+	fl.StringVar(&f.blobURL, "blob-url", "", "`URL` of the dataset files of several nodes: file:///shared/directory or s3://bucket/prefix")
 	fl.StringVar(&f.keyFile, "facilitator-key-file", "", "`file` with the key that settles and pays gas (or CLAWR_FACILITATOR_KEY)")
 	fl.StringVar(&f.publicURL, "public-url", "", "scheme and host that callers reach this node at, such as https://api.example.com")
 	fl.BoolVar(&f.publicAnalytics, "public-analytics", false, "let everybody read /__platform/analytics")
@@ -154,8 +156,10 @@ func newServer(h http.Handler, log *slog.Logger, write time.Duration) *http.Serv
 }
 
 // serveUntil serves h on ln until ctx ends, then lets the requests that are in work
-// finish: a reserved payment is not abandoned for a restart.
-func serveUntil(ctx context.Context, g *errgroup.Group, srv *http.Server, ln net.Listener) {
+// finish: a reserved payment is not abandoned for a restart. drained is closed
+// when they have.
+func serveUntil(ctx context.Context, g *errgroup.Group, srv *http.Server, ln net.Listener) (drained <-chan struct{}) {
+	done := make(chan struct{})
 	g.Go(func() error {
 		if err := srv.Serve(ln); err != http.ErrServerClosed {
 			return fmt.Errorf("serve %s: %w", ln.Addr(), err)
@@ -163,11 +167,13 @@ func serveUntil(ctx context.Context, g *errgroup.Group, srv *http.Server, ln net
 		return nil
 	})
 	g.Go(func() error {
+		defer close(done)
 		<-ctx.Done()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		return srv.Shutdown(drain)
 	})
+	return done
 }
 
 // health answers /health on the platform's own hosts.

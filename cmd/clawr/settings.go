@@ -13,6 +13,7 @@ import (
 	"github.com/ethereum/go-ethereum/params"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/blob"
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/chain/devchain"
 )
@@ -27,6 +28,7 @@ type settings struct {
 	apiKey      string // for the remote facilitators
 	payTo       string // where neither tenant nor owner has one; may be empty
 	databaseURL string
+	blobs       blob.Store // the dataset files of all nodes; nil: the data directory has them
 	publicURL   string
 	openReports bool // analytics need no token
 	deadline    time.Duration
@@ -73,6 +75,14 @@ func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*s
 	}
 	if err := e.settler(f, s); err != nil {
 		return nil, err
+	}
+	if f.blobURL != "" {
+		if s.blobs, err = blob.Open(f.blobURL, e.getenv); err != nil {
+			return nil, err
+		}
+		if err := blob.Check(ctx, s.blobs); err != nil {
+			return nil, err
+		}
 	}
 	if s.chain, err = chain.Dial(ctx, f.rpc); err != nil {
 		return nil, err

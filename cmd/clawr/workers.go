@@ -26,7 +26,12 @@ func newWorkers(ctx context.Context, n *node) (*workers, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &workers{node: n, segments: &dataset.Cache{Dir: n.env.segments()}, cursor: keys[len(keys)-1].Value}, nil
+	files := n.files()
+	segments := &dataset.Cache{Dir: files.dir}
+	if files.shared != nil {
+		segments.Fetch = files.fetch
+	}
+	return &workers{node: n, segments: segments, cursor: keys[len(keys)-1].Value}, nil
 }
 
 // Open gives the worker of one version of a tenant.

@@ -162,10 +162,20 @@ func (n *Node) deploy(ctx context.Context, a *devchain.Artifact) (common.Address
 		return common.Address{}, err
 	}
 	if !auto {
+		var interval *int64 // seconds; nil: blocks are made when asked for
+		if err := n.Call(ctx, &interval, "anvil_getIntervalMining"); err != nil {
+			return common.Address{}, err
+		}
 		if err := n.Call(ctx, nil, "evm_setAutomine", true); err != nil {
 			return common.Address{}, err
 		}
-		defer n.Call(ctx, nil, "evm_setAutomine", false)
+		defer func() {
+			if interval != nil {
+				n.Call(ctx, nil, "evm_setIntervalMining", *interval)
+				return
+			}
+			n.Call(ctx, nil, "evm_setAutomine", false)
+		}()
 	}
 	return devchain.Deploy(ctx, n.Client, n.minter, a)
 }
