@@ -11,7 +11,7 @@ import (
 )
 
 func TestStart(t *testing.T) {
-	for _, opt := range []anvil.Options{{}, {LikeBaseSepolia: true}, {Args: []string{"--no-mining"}}} {
+	for _, opt := range []anvil.Options{{}, {LikeBaseSepolia: true}, {BlockTime: time.Second}, {Args: []string{"--no-mining"}}} {
 		start := time.Now()
 		n, err := anvil.Start(t.Context(), opt)
 		if err != nil {
