@@ -6,26 +6,41 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 )
 
-// failpoint ends this process, as kill -9 does, when the boundary that
+// failpoint is what every part of this process calls at its boundaries. It
+// ends the process, as kill -9 does, when the boundary that
 // CLAWR_FAILPOINT=name[:n] names is reached for the nth time.
-func failpoint() func(string) {
-	name, count, _ := strings.Cut(os.Getenv("CLAWR_FAILPOINT"), ":")
-	if name == "" {
+// CLAWR_FAILPOINT_FILE names a file that says the same of a process that runs
+// already: it is read at every boundary, and counting begins with its text.
+var failpoint = sync.OnceValue(func() func(string) {
+	text, file := os.Getenv("CLAWR_FAILPOINT"), os.Getenv("CLAWR_FAILPOINT_FILE")
+	if text == "" && file == "" {
 		return nil
 	}
-	n, err := strconv.ParseInt(count, 10, 64)
-	if err != nil {
-		n = 1
-	}
-	var hits atomic.Int64
+	var mu sync.Mutex
+	hits := int64(0)
 	return func(at string) {
-		if at == name && hits.Add(1) == n {
+		mu.Lock()
+		defer mu.Unlock()
+		if file != "" {
+			if b, err := os.ReadFile(file); err == nil && string(b) != text {
+				text, hits = string(b), 0
+			}
+		}
+		name, count, _ := strings.Cut(strings.TrimSpace(text), ":")
+		if at != name {
+			return
+		}
+		n, err := strconv.ParseInt(count, 10, 64)
+		if err != nil {
+			n = 1
+		}
+		if hits++; hits == n {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
 	}
-}
+})

@@ -40,25 +40,42 @@ func Postgres(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	u, drop, err := Schema(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := drop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return u
+}
+
+// Server is the URL of a running server for a program that is no test: that
+// of DatabaseEnv, or of one that it starts, until stop.
+func Server() (admin string, stop func(), err error) {
+	admin, err = server()
+	return admin, cluster.stop, err
+}
+
+// Schema makes an empty schema and gives the URL of a database that has
+// nothing else.
+func Schema(admin string) (database string, drop func() error, err error) {
+	u, err := url.Parse(admin)
+	if err != nil {
+		return "", nil, err
+	}
 	var b [6]byte
 	rand.Read(b[:])
 	name := "clawr_test_" + hex.EncodeToString(b[:])
 	if err := adminExec(admin, `CREATE SCHEMA `+name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := adminExec(admin, `DROP SCHEMA `+name+` CASCADE`); err != nil {
-			t.Error(err)
-		}
-	})
-	u, err := url.Parse(admin)
-	if err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
 	q := u.Query()
 	q.Set("search_path", name)
 	u.RawQuery = q.Encode()
-	return u.String()
+	return u.String(), func() error { return adminExec(admin, `DROP SCHEMA `+name+` CASCADE`) }, nil
 }
 
 func adminExec(admin, statement string) error {
