@@ -6,7 +6,7 @@ GO ?= go
 
 export CGO_ENABLED ?= $(shell command -v gcc >/dev/null 2>&1 && echo 1 || echo 0)
 
-.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead clean
+.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead chaos chaos-short clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,14 @@ vectors-x402: setup-npm ## generate testdata/vectors/x402 with the official SDK 
 
 bench-overhead: setup build ## what clawr adds to a call, beside the official TypeScript stack
 	@$(GO) run ./bench overhead
+
+SHARD ?= 1/1
+SEED ?= 1
+chaos: setup ## kill clawr at every boundary of the money path (SHARD=i/n SEED=…; goes on where bin/chaos-* ends)
+	@$(GO) run ./e2e/chaos --each 50 --random 5000 --seed $(SEED) --shard $(SHARD) --progress bin/chaos-$(SEED)-$(subst /,of,$(SHARD)).jsonl
+
+chaos-short: setup ## the same, a few hundred times
+	@$(GO) run ./e2e/chaos --short --seed $(SEED)
 
 clean: ## remove what was built
 	rm -rf bin e2e/node_modules

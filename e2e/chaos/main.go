@@ -1,0 +1,188 @@
+// Command chaos kills clawr at every boundary of the money path, at the moment
+// that a seed chooses, in a stream of paid calls on a real chain and a real
+// database, starts it again, and holds what the buyers saw against the book
+// and the chain, by the invariants of money.md.
+//
+//	go run ./e2e/chaos --each 50 --random 5000 --shard 1/8 --progress chaos.jsonl
+//
+// Every kill is the same for the same seed, as far as two processes and a
+// kernel can do the same twice. A run that was cut short goes on where its
+// progress file ends. The last line of the output is a JSON summary.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/402claw/clawr/e2e/anvil"
+	"github.com/402claw/clawr/store/storetest"
+)
+
+// options of a run.
+type options struct {
+	seed     uint64
+	each     int
+	random   int
+	shard    shard
+	progress string
+	worlds   int
+	only     string
+	index    int
+	verbose  bool
+}
+
+func main() {
+	o := options{shard: shard{1, 1}}
+	flag.Uint64Var(&o.seed, "seed", 1, "what the run is made of")
+	flag.IntVar(&o.each, "each", 50, "kills for each boundary, policy and engine")
+	flag.IntVar(&o.random, "random", 5000, "kills at random moments")
+	flag.Var(&o.shard, "shard", "i/n: the ith of n parts of the run")
+	flag.StringVar(&o.progress, "progress", "", "file that remembers which kills are done")
+	short := flag.Bool("short", false, "as few kills as show something: every boundary, policy and engine, 200 or more in all")
+	flag.IntVar(&o.worlds, "worlds", 2, "chains and servers at a time, on SQLite; three times as many on Postgres, which wait for leases")
+	flag.StringVar(&o.only, "only", "", "only kills at this failpoint")
+	flag.IntVar(&o.index, "index", -1, "only this kill")
+	flag.BoolVar(&o.verbose, "v", false, "say what is done")
+	flag.Parse()
+	if *short {
+		o.each, o.random = max(2, 180/(len(boundaries)*len(policies)*len(engines))), 40
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := chaos(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(1)
+	}
+}
+
+// chaos makes the kills of one run and fails if any of them broke anything.
+func chaos(ctx context.Context, o options) error {
+	dir, err := os.MkdirTemp("", "clawr-chaos-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	bin, err := build(dir)
+	if err != nil {
+		return err
+	}
+	admin, stop, err := storetest.Server()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	sum, err := openSummary(o.progress)
+	if err != nil {
+		return err
+	}
+	defer sum.close()
+	queues := map[string]chan kill{}
+	list := plan(o.seed, o.each, o.random)
+	for _, engine := range engines {
+		queues[engine] = make(chan kill, len(list))
+	}
+	for _, k := range list {
+		if o.shard.has(k) && (o.only == "" || o.only == k.Point) && (o.index < 0 || o.index == k.Index) && !sum.knows(k) {
+			queues[k.Engine] <- k
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make(chan error, 4*o.worlds)
+	for _, engine := range engines {
+		close(queues[engine])
+		number := o.worlds
+		if engine == "postgres" {
+			number *= 3
+		}
+		for i := range number {
+			wg.Go(func() {
+				if err := worker(ctx, o, bin, engine, admin, i, queues[engine], sum); err != nil {
+					errs <- err
+					cancel()
+				}
+			})
+		}
+	}
+	wg.Wait()
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	sum.print(os.Stdout, fmt.Sprintf("seed %d, shard %s", o.seed, &o.shard))
+	for _, name := range sum.unreached() {
+		all = append(all, fmt.Errorf("no kill was made at its boundary: %s", name))
+	}
+	if sum.violations > 0 {
+		all = append(all, fmt.Errorf("%d violations", sum.violations))
+	}
+	return errors.Join(all...)
+}
+
+// worldLife is how many kills a world goes through before its successor
+// starts afresh: the audit reads all of it every time.
+const worldLife = 40
+
+// worker makes the kills of a queue, one after the other, in worlds of its own.
+func worker(ctx context.Context, o options, bin, engine, admin string, number int, queue <-chan kill, sum *summary) (err error) {
+	var w *world
+	defer func() {
+		if w != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	for k := range queue {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if w != nil && w.kills >= worldLife {
+			err := w.close()
+			if w = nil; err != nil {
+				return err
+			}
+		}
+		if w == nil {
+			opt := anvil.Options{}
+			if number%2 == 1 {
+				opt.BlockTime = time.Second
+			}
+			if w, err = newWorld(ctx, bin, engine, admin, opt); err != nil {
+				return err
+			}
+		}
+		began := time.Now()
+		res, err := w.run(ctx, k)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%v: %w", k, err)
+		}
+		if o.verbose {
+			fmt.Fprintf(os.Stderr, "%v: %.1f s, reconciled after %.1f s, missed %v\n", k, time.Since(began).Seconds(), res.Reconciled, res.Missed)
+		}
+		for _, v := range res.Violations {
+			fmt.Fprintf(os.Stderr, "%v\n\t%s\n", k, v)
+		}
+		if len(res.Violations) > 0 {
+			fmt.Fprintf(os.Stderr, "the server said:\n%s\n", w.srv.log())
+			if err := w.close(); err != nil { // what is broken is not to be counted again
+				return err
+			}
+			w = nil
+		}
+		if err := sum.add(res); err != nil {
+			return err
+		}
+	}
+	return nil
+}
