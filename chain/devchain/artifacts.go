@@ -17,6 +17,12 @@ var testUSD []byte
 //go:embed contracts/Multicall.json
 var multicall []byte
 
+//go:embed contracts/Channels.json
+var channels []byte
+
+//go:embed contracts/ERC3009Collector.json
+var collector []byte
+
 // Artifact is a compiled contract, as contracts/compile.mjs writes it.
 type Artifact struct {
 	Contract     string          `json:"contract"`
@@ -33,6 +39,12 @@ func TestUSD() (*Artifact, error) { return ParseArtifact(testUSD) }
 
 // Multicall is the compiled contract at MulticallAddress.
 func Multicall() (*Artifact, error) { return ParseArtifact(multicall) }
+
+// Channels is the compiled contract at chain.ChannelsAddress.
+func Channels() (*Artifact, error) { return ParseArtifact(channels) }
+
+// Collector is the compiled contract at chain.CollectorAddress.
+func Collector() (*Artifact, error) { return ParseArtifact(collector) }
 
 // ParseArtifact reads a file that contracts/compile.mjs wrote.
 func ParseArtifact(b []byte) (*Artifact, error) {

@@ -30,7 +30,7 @@ func blockRef(n int64) rpc.BlockNumberOrHash {
 // An artifact names the source that it was compiled from; make contracts
 // compiles it again.
 func TestArtifactsAreOfTheirSources(t *testing.T) {
-	for _, name := range []string{"TestUSD", "Multicall", "ContractWallet", "QuietUSD", "NoopUSD"} {
+	for _, name := range []string{"TestUSD", "Multicall", "Channels", "ERC3009Collector", "ContractWallet", "QuietUSD", "NoopUSD"} {
 		a := artifact(t, name)
 		src, err := os.ReadFile("contracts/" + a.Source)
 		if err != nil {

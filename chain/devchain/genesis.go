@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/chain"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core"
 	"github.com/ethereum/go-ethereum/core/rawdb"
@@ -70,13 +71,10 @@ func (c *Chain) genesis() (*core.Genesis, error) {
 		BaseFee: big.NewInt(params.InitialBaseFee), Difficulty: new(big.Int), Alloc: alloc}, nil
 }
 
-// alloc puts the token, the multicall and the faucet's ether into the first block.
+// alloc puts the token, the contracts of others that clawr uses, and the
+// faucet's ether into the first block.
 func (c *Chain) alloc() (types.GenesisAlloc, error) {
 	token, err := TestUSD()
-	if err != nil {
-		return nil, err
-	}
-	multicall, err := Multicall()
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +83,13 @@ func (c *Chain) alloc() (types.GenesisAlloc, error) {
 	alloc[c.spec.Token] = types.Account{Code: token.Runtime, Nonce: 1, Balance: new(big.Int),
 		// Slot 0 is the minter.
 		Storage: map[common.Hash]common.Hash{{}: common.BytesToHash(c.faucet.Address().Bytes())}}
-	alloc[common.HexToAddress(MulticallAddress)] = types.Account{Code: multicall.Runtime, Nonce: 1, Balance: new(big.Int)}
+	for address, read := range map[string]func() (*Artifact, error){MulticallAddress: Multicall, chain.ChannelsAddress: Channels, chain.CollectorAddress: Collector} {
+		a, err := read()
+		if err != nil {
+			return nil, err
+		}
+		alloc[common.HexToAddress(address)] = types.Account{Code: a.Runtime, Nonce: 1, Balance: new(big.Int)}
+	}
 	return alloc, nil
 }
 

@@ -18,6 +18,7 @@ const solc = require("solc");
 const contracts = {
   "TestUSD.sol": ["TestUSD"],
   "Multicall.sol": ["Multicall"],
+  "Channels.sol": ["Channels", "ERC3009Collector"],
   "Fixtures.sol": ["ContractWallet", "QuietUSD", "NoopUSD"],
 };
 
