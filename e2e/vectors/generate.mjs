@@ -12,6 +12,7 @@ import * as headers from "./headers.mjs";
 import * as matching from "./matching.mjs";
 import * as verifying from "./verifying.mjs";
 import * as answers from "./answers.mjs";
+import * as channels from "./channels.mjs";
 
 const dir = process.argv[2] ?? fileURLToPath(new URL("../../testdata/vectors/x402/", import.meta.url));
 mkdirSync(dir, { recursive: true });
@@ -22,6 +23,7 @@ for (const [name, make] of Object.entries({
   matching: matching.make,
   verifying: verifying.make,
   answers: answers.make,
+  channels: channels.make,
 })) {
   const cases = await make();
   const lists = Object.entries(cases).map(([list, of]) => `${JSON.stringify(list)}: [\n${of.map((c) => JSON.stringify(c)).join(",\n")}\n]`);
