@@ -25,9 +25,13 @@ const pastBlocks = 1800
 
 // Account reads all of it in one round trip, at the block at. Nodes that do not
 // give logs of so many blocks leave Past empty. It is an error if at is not on
-// the node's canonical chain.
+// the node's canonical chain. The zero Block is the newest, without a Past.
 func (c *Client) Account(ctx context.Context, asset, who common.Address, nonce common.Hash, at Block) (Account, error) {
 	tag := hexutil.EncodeUint64(uint64(max(at.Number, 0)))
+	newest := at.Hash == (common.Hash{})
+	if newest {
+		tag = "latest"
+	}
 	var head *wireBlock
 	var code, balance, state hexutil.Bytes
 	var past []wireLog
@@ -39,11 +43,14 @@ func (c *Client) Account(ctx context.Context, asset, who common.Address, nonce c
 			"address": asset, "topics": []any{[]string{topicUsed, topicCanceled}, wordAddress(who)}}}},
 		{Method: "eth_getBlockByNumber", Result: &head, Args: []any{tag, false}},
 	}
+	if newest {
+		calls = calls[:3]
+	}
 	if err := c.batch(ctx, calls); err != nil {
 		return Account{}, err
 	}
-	for _, i := range []int{0, 1, 2, 4} {
-		if calls[i].Error != nil {
+	for i := range calls {
+		if calls[i].Error != nil && i != 3 {
 			return Account{}, calls[i].Error
 		}
 	}
@@ -51,7 +58,7 @@ func (c *Client) Account(ctx context.Context, asset, who common.Address, nonce c
 	if err != nil {
 		return Account{}, err
 	}
-	if b == nil || b.Hash != at.Hash {
+	if !newest && (b == nil || b.Hash != at.Hash) {
 		return Account{}, fmt.Errorf("the node at %s does not have block %s", c.url, at.Hash.Hex())
 	}
 	if len(balance) < 32 || len(state) < 32 {
@@ -61,7 +68,7 @@ func (c *Client) Account(ctx context.Context, asset, who common.Address, nonce c
 	if units := new(big.Int).SetBytes(balance[:32]); units.IsInt64() {
 		a.Balance = units.Int64()
 	}
-	if calls[3].Error == nil {
+	if !newest && calls[3].Error == nil {
 		for _, l := range past {
 			if len(l.Topics) == 3 && !l.Removed && len(a.Past) < maxLogs {
 				a.Past = append(a.Past, l.Topics[2])

@@ -13,8 +13,8 @@ import (
 
 // Peeker reads what a chain says of an account.
 type Peeker interface {
-	// Account reads it at a block, in one round trip. It is an error if the
-	// block is not canonical there.
+	// Account reads it at a block, in one round trip; the zero Block is the
+	// newest. It is an error if the block is not canonical there.
 	Account(ctx context.Context, asset, payer common.Address, nonce common.Hash, at Block) (Account, error)
 }
 

@@ -174,40 +174,41 @@ func (f *Facilitator) time(ctx context.Context) (time.Time, error) {
 	return f.clock.fresh(ctx, f.Chain, now)
 }
 
-// foretell judges a payment by the mirror if that is for it, and else by the
-// chain, with what the payer has promised already taken off.
+// foretell judges a payment by the mirror, with what the payer has promised
+// already taken off. Where the mirror cannot say yes, the chain is asked: its
+// newest block may be younger than what was followed.
 func (f *Facilitator) foretell(ctx context.Context, a *payment) error {
 	if f.Mirror == nil || a.foreign {
 		return f.judge(ctx, a)
 	}
-	for asked := false; ; asked = true {
-		r, err := f.Mirror.look(ctx, &a.transfer, f.now())
-		switch {
-		case err != nil || r.Contract:
-			if asked {
-				return nil
-			}
-			return f.judge(ctx, a)
-		case asked && r.Used: // after the chain was asked
-			return errConsumed
-		}
-		held := int64(0)
-		if f.Holds != nil && !r.Used && r.Balance >= a.transfer.Amount {
-			if held, err = f.Holds.Held(ctx, a.Network, a.Asset, a.Payer); err != nil {
-				return down("the book cannot be read just now", err)
-			}
-		}
-		if !r.Used && r.Balance-held >= a.transfer.Amount {
-			return nil
-		}
-		if asked {
-			return refuse(x402.ReasonBalance, fmt.Sprintf("the payer has %d units, %d of them promised to other payments", r.Balance, held))
-		}
-		if err := f.judge(ctx, a); err != nil {
-			return err
-		}
-		f.Mirror.drop(&a.transfer) // it was wrong, or the payer has promised too much
+	r, err := f.Mirror.look(ctx, &a.transfer, f.now())
+	if err != nil || r.Contract {
+		return f.judge(ctx, a)
 	}
+	held := int64(0)
+	if f.Holds != nil {
+		if held, err = f.Holds.Held(ctx, a.Network, a.Asset, a.Payer); err != nil {
+			return down("the book cannot be read just now", err)
+		}
+	}
+	if !r.Used && r.Balance-held >= a.transfer.Amount {
+		return nil
+	}
+	if err := f.judge(ctx, a); err != nil {
+		return err
+	}
+	f.Mirror.drop(&a.transfer) // whatever it said, it is not so any more
+	if held == 0 {
+		return nil
+	}
+	now, err := f.Mirror.Chain.Account(ctx, a.transfer.Asset, a.transfer.Payer, a.transfer.Nonce, Block{})
+	switch {
+	case err != nil:
+		return down("the chain cannot be asked just now", err)
+	case now.Balance-held < a.transfer.Amount:
+		return refuse(x402.ReasonBalance, fmt.Sprintf("the payer has %d units, and %d of them are promised to other payments", now.Balance, held))
+	}
+	return nil
 }
 
 // judge asks the chain whether the payer's signature holds and the transfer

@@ -33,11 +33,14 @@ func (n *node) facilitator(ctx context.Context) (payments, error) {
 		for _, u := range n.set.remotes {
 			c.Remotes = append(c.Remotes, facilitator.Remote{URL: u, Token: n.set.apiKey})
 		}
+		n.watcher = n.watch(witness, []clawr.Asset{n.set.asset}, nil)
 		return c, c.Check()
 	}
+	mirror := &facilitator.Mirror{Chain: witness}
 	f := &facilitator.Facilitator{Network: n.set.asset.Network, Assets: []clawr.Asset{n.set.asset}, Chain: witness,
-		Book: n.db, Ends: n.db, Log: n.log, Failpoint: failpoint()}
+		Book: n.db, Ends: n.db, Mirror: mirror, Holds: n.db, Log: n.log, Failpoint: failpoint()}
 	n.settler = f
+	n.watcher = n.watch(witness, f.Assets, mirror)
 	if n.db.SoleOwner() {
 		return f, f.Start(ctx)
 	}
@@ -130,8 +133,10 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	if exposed != nil && tokens == 0 {
 		return exposed
 	}
-	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: &onchain.Node{Client: set.chain, Key: set.key},
-		Book: n.db, Ends: n.db, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint()}
+	witness := &onchain.Node{Client: set.chain, Key: set.key}
+	mirror := &facilitator.Mirror{Chain: witness}
+	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: witness,
+		Book: n.db, Ends: n.db, Mirror: mirror, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint()}
 	if len(allowed) > 0 {
 		settler.AllowPayTo = func(a string) bool { return slices.Contains(allowed, a) }
 	}
@@ -153,6 +158,7 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	serveUntil(ctx, g, newServer(h, log, 2*time.Minute), ln)
 	serveUntil(ctx, g, newServer(n.control(), log, time.Minute), socket)
 	g.Go(func() error { return running(ctx) })
+	g.Go(func() error { return n.watch(witness, assets, mirror).Run(ctx) })
 	e.note("settling on %s as %s", set.asset.Network, set.key.Address().Hex())
 	e.note("listening on %s", ln.Addr())
 	return g.Wait()

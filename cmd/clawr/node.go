@@ -34,6 +34,7 @@ type node struct {
 	dir      *dispatch.Directory
 	dispatch *dispatch.Dispatcher
 	payments payments
+	watcher  *facilitator.Watcher     // of the chain that payments settles on
 	settler  *facilitator.Facilitator // in this process; nil: payments are settled elsewhere
 	segments *dataset.Cache
 	unlock   func()
@@ -108,6 +109,7 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 		// The calls that are in work when ctx ends need it until they are through.
 		running, stop := context.WithCancel(context.WithoutCancel(ctx))
 		g.Go(func() error { return n.payments.Run(running) })
+		g.Go(func() error { return n.watcher.Run(running) })
 		g.Go(func() error {
 			<-drained
 			stop()
