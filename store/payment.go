@@ -135,35 +135,51 @@ func (db *DB) Answer(ctx context.Context, paymentID string) (*ledger.Answer, err
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(headers, &a.Headers); err != nil {
+	if err := readAnswer(&a, headers, expires); err != nil {
 		return nil, fmt.Errorf("headers of %s: %w", paymentID, err)
 	}
+	return &a, nil
+}
+
+// readAnswer completes an answer whose other columns have been read.
+func readAnswer(a *ledger.Answer, headers []byte, expires int64) error {
 	if a.Body == nil && a.Ref == "" {
 		a.Body = []byte{}
 	}
 	a.Expires = fromMicros(expires)
-	return &a, nil
+	return json.Unmarshal(headers, &a.Headers)
 }
 
 // insertAnswer stores a payment's answer.
 func insertAnswer(ctx context.Context, q querier, paymentID string, a ledger.Answer) error {
-	headers := []byte("[]")
-	if len(a.Headers) > 0 {
-		var err error
-		if headers, err = json.Marshal(a.Headers); err != nil {
-			return err
-		}
+	headers, body, err := answerColumns(a)
+	if err != nil {
+		return err
 	}
-	var body any = a.Body
-	switch {
-	case a.Ref != "":
-		body = nil // it is recomputed
-	case a.Body == nil:
-		body = []byte{} // empty, not missing
-	}
-	_, err := q.ExecContext(ctx, `
+	_, err = q.ExecContext(ctx, `
 		INSERT INTO payment_responses(payment_id, status, headers, body, body_ref, body_sha256, body_len, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		paymentID, a.Status, string(headers), body, null(a.Ref), a.SHA256, a.Len, a.Expires.UnixMicro())
+		paymentID, a.Status, headers, body, null(a.Ref), a.SHA256, a.Len, a.Expires.UnixMicro())
 	return err
+}
+
+// answerColumns are the headers as JSON, and the body, which is NULL where it
+// is recomputed.
+func answerColumns(a ledger.Answer) (headers string, body any, err error) {
+	headers = "[]"
+	if len(a.Headers) > 0 {
+		raw, err := json.Marshal(a.Headers)
+		if err != nil {
+			return "", nil, err
+		}
+		headers = string(raw)
+	}
+	switch {
+	case a.Ref != "":
+	case a.Body == nil:
+		body = []byte{} // empty, not missing
+	default:
+		body = a.Body
+	}
+	return headers, body, nil
 }
