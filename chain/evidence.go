@@ -50,25 +50,59 @@ type Finding struct {
 // Whether a nonce was used is not enough, nor is a transfer: a payer may send
 // the amount once and use two authorizations beside it. So every transfer is
 // paired with one authorization at most, see pair.
-func (r *Receipt) Find(t Transfer) Finding {
+func (r *Receipt) Find(t Transfer) Finding { return r.FindAll([]Transfer{t})[0] }
+
+// FindAll is Find for each of many transfers.
+func (r *Receipt) FindAll(ts []Transfer) []Finding {
+	out := make([]Finding, len(ts))
 	if !r.OK {
-		return Finding{}
+		return out
 	}
-	f := Finding{}
-	logs := tokenLogs(r.Logs, t.Asset)
-	partner := pair(logs)
-	for i, l := range logs {
-		if l.who != t.Payer || l.nonce != t.Nonce {
-			continue
+	seen := make(map[common.Address]*tokenUses)
+	for i, t := range ts {
+		if seen[t.Asset] == nil {
+			seen[t.Asset] = usesOf(tokenLogs(r.Logs, t.Asset))
 		}
+		out[i] = r.find(seen[t.Asset], t)
+	}
+	return out
+}
+
+// tokenUses are the events of one token, and where each authorization is in them.
+type tokenUses struct {
+	logs    []tokenLog
+	partner []int
+	at      map[authorization][]int
+}
+
+type authorization struct {
+	who   common.Address
+	nonce common.Hash
+}
+
+func usesOf(logs []tokenLog) *tokenUses {
+	u := &tokenUses{logs: logs, partner: pair(logs), at: make(map[authorization][]int)}
+	for i, l := range logs {
+		if l.kind == used || l.kind == canceled {
+			k := authorization{l.who, l.nonce}
+			u.at[k] = append(u.at[k], i)
+		}
+	}
+	return u
+}
+
+func (r *Receipt) find(u *tokenUses, t Transfer) Finding {
+	f := Finding{}
+	for _, i := range u.at[authorization{t.Payer, t.Nonce}] {
+		l := u.logs[i]
 		switch l.kind {
 		case canceled:
 			f.Use, f.Tx = Cancelled, r.Tx
 		case used:
 			f.Use, f.Tx = Elsewhere, r.Tx
-			if p := partner[i]; p >= 0 && logs[p].to == t.PayTo && logs[p].amount == t.Amount && t.Amount > 0 {
+			if p := u.partner[i]; p >= 0 && u.logs[p].to == t.PayTo && u.logs[p].amount == t.Amount && t.Amount > 0 {
 				f.Use = Paid
-				f.Evidence = &Evidence{Tx: r.Tx, Block: r.Block, BlockHash: r.Hash, LogIndex: logs[p].index, Time: r.Time, From: r.From}
+				f.Evidence = &Evidence{Tx: r.Tx, Block: r.Block, BlockHash: r.Hash, LogIndex: u.logs[p].index, Time: r.Time, From: r.From}
 				return f
 			}
 		}

@@ -15,6 +15,8 @@ type Probe struct {
 	Contract  bool       // the payer has code
 	Used      bool       // the nonce was used or cancelled
 	Rejection *Rejection // what Simulate says; nil if the transfer would go through
+	Gas       uint64     // that the transfer took, as far as it is known
+	Err       error      // of ProbeAll: the asset is no EIP-3009 token
 }
 
 // Probe asks for all of it in one round trip, and in a second one for the

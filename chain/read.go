@@ -154,6 +154,18 @@ func (c *Client) PendingNonceAt(ctx context.Context, who common.Address) (uint64
 	return uint64(n), err
 }
 
+// FinalNonceAt is the number of transactions of an account that are in
+// finalized blocks: those nonces are used for good.
+func (c *Client) FinalNonceAt(ctx context.Context, who common.Address) (uint64, error) {
+	final, err := c.Finalized(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var n hexutil.Uint64
+	err = c.Ask(ctx, &n, "eth_getTransactionCount", who, hexutil.EncodeUint64(uint64(final.Number)))
+	return uint64(n), err
+}
+
 // TokenBalance is an account's balance in the token's atomic units.
 func (c *Client) TokenBalance(ctx context.Context, asset, who common.Address) (*big.Int, error) {
 	out, err := c.View(ctx, asset, pack(selBalanceOf, wordAddress(who)))

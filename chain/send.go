@@ -110,6 +110,38 @@ func Sign(key *Key, chainID int64, nonce uint64, fees Fees, call Call) (Tx, erro
 	return Tx{Hash: tx.Hash(), Raw: raw}, nil
 }
 
+// Replace signs the transaction in raw again, with other fees and nothing else
+// changed: whichever of the two is mined, the account's nonce is used once.
+func Replace(key *Key, raw []byte, fees Fees) (Tx, error) {
+	old := new(types.Transaction)
+	if err := old.UnmarshalBinary(raw); err != nil {
+		return Tx{}, fmt.Errorf("read a transaction: %w", err)
+	}
+	return Sign(key, old.ChainId().Int64(), old.Nonce(), fees, Call{To: old.To(), Value: old.Value(), Data: old.Data(), Gas: old.Gas()})
+}
+
+// Over is an offer that a pool accepts in place of last, and no less than f.
+func (f Fees) Over(last Fees) Fees {
+	b := last.Bump()
+	if f.Max.Cmp(b.Max) > 0 {
+		b.Max = f.Max
+	}
+	if f.Tip.Cmp(b.Tip) > 0 {
+		b.Tip = f.Tip
+	}
+	return b.clone()
+}
+
+// GasLimit is the gas that the transaction in raw may take at most, 0 if it
+// cannot be read.
+func GasLimit(raw []byte) uint64 {
+	tx := new(types.Transaction)
+	if tx.UnmarshalBinary(raw) != nil {
+		return 0
+	}
+	return tx.Gas()
+}
+
 // BuildTransfer signs the transaction that carries one transfer out.
 func (c *Client) BuildTransfer(key *Key, nonce uint64, fees Fees, gas uint64, t Transfer) (Tx, error) {
 	return Sign(key, c.id, nonce, fees, Call{To: &t.Asset, Data: t.Calldata(), Gas: gas})

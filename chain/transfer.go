@@ -26,14 +26,19 @@ type Transfer struct {
 func (t Transfer) Calldata() []byte {
 	args := []word{wordAddress(t.Payer), wordAddress(t.PayTo), wordInt(t.Amount), wordInt(t.ValidAfter), wordInt(t.ValidBefore), t.Nonce}
 	if len(t.Signature) == 65 {
-		v := t.Signature[64]
-		if v < 27 {
-			v += 27 // 0 and 1 are another spelling of 27 and 28
-		}
-		return pack(selTransferVRS, append(args, wordInt(int64(v)), word(t.Signature[:32]), word(t.Signature[32:64]))...)
+		return pack(selTransferVRS, append(args, wordInt(int64(t.v())), word(t.Signature[:32]), word(t.Signature[32:64]))...)
 	}
 	args = append(args, wordInt(7*32), wordInt(int64(len(t.Signature))))
 	return padded(pack(selTransferBytes, args...), t.Signature)
+}
+
+// v is the last byte of a signature of 65 bytes.
+func (t Transfer) v() byte {
+	v := t.Signature[64]
+	if v < 27 {
+		v += 27 // 0 and 1 are another spelling of 27 and 28
+	}
+	return v
 }
 
 // Aggregate is the call of Multicall3 that carries many transfers out, each of
