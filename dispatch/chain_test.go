@@ -299,7 +299,7 @@ func TestAnAuthorizationSubmittedByAThirdParty(t *testing.T) {
 // The process dies around the broadcast; the next one finds out from the
 // chain, by payer and nonce, what became of the payment.
 func TestMustPass24CrashAroundTheBroadcast(t *testing.T) {
-	for _, point := range []string{"preflight", "t3.before", "t3.after", "broadcast.before", "broadcast.after", "mined.before", "mined.after", "settle.after"} {
+	for _, point := range []string{"preflight", "batch.after", "t3.before", "t3.after", "broadcast.before", "broadcast.after", "mined.before", "mined.after", "settle.after"} {
 		for _, by := range []string{"resend", "recovery"} {
 			t.Run(point+", by the "+by, func(t *testing.T) {
 				c := newChainWorld(t)

@@ -25,28 +25,45 @@ type Prober interface {
 	// would send it, with at most gas, in one round trip. An asset that is no
 	// EIP-3009 token is an error with code asset_without_code.
 	Probe(ctx context.Context, t Transfer, gas uint64) (Probe, error)
+	// ProbeAll is Probe for many transfers, in as few round trips as may be.
+	// They are carried out one after the other. What makes an error of Probe for
+	// one of them alone is in its probe.
+	ProbeAll(ctx context.Context, ts []Transfer, gas uint64) ([]Probe, error)
 	// ValidSignature asks a payer with code by ERC-1271, strictly: only the
 	// magic value, alone in a whole word, is a yes.
 	ValidSignature(ctx context.Context, payer common.Address, digest common.Hash, signature []byte, gas uint64) (bool, error)
 }
 
-// Sender is the account that pays for gas.
-type Sender interface {
+// Wallet is an account that pays for gas.
+type Wallet interface {
 	// Signer is the account's address.
 	Signer() common.Address
 	// Nonce is the account's next nonce, after what the node's pool holds.
 	Nonce(context.Context) (int64, error)
+	// FinalNonce is the first nonce that no finalized block has used.
+	FinalNonce(context.Context) (int64, error)
+	// Affords is an error with code signer_unfunded if the account cannot pay
+	// for a transaction of so much gas.
+	Affords(ctx context.Context, gas uint64) error
+}
+
+// Sender is an account that signs transactions.
+type Sender interface {
+	Wallet
+	// Batches reports whether one transaction may carry many transfers, each of
+	// which may fail by itself: whether the chain has Multicall3.
+	Batches(context.Context) (bool, error)
 	// Sign makes the transaction number nonce, with at most gas, at the fees of
 	// the moment. It tells nobody.
 	Sign(ctx context.Context, nonce int64, gas uint64, ts []Transfer) (tx ledger.Tx, calldataSHA256 string, err error)
+	// Replace signs last again with fees that a pool accepts in its place, and
+	// nothing else changed. It tells nobody.
+	Replace(ctx context.Context, last ledger.Tx) (ledger.Tx, error)
 	// Submit broadcasts tx and waits for its receipt until ctx ends. No receipt
 	// and no error mean that it was not seen in a block; neither of these, nor
 	// an error, is the last word. An account that cannot pay for gas is an
 	// error with code signer_unfunded.
 	Submit(ctx context.Context, tx ledger.Tx, ts []Transfer) (*Receipt, error)
-	// Affords is an error with code signer_unfunded if the account cannot pay
-	// for a transaction of so much gas.
-	Affords(ctx context.Context, gas uint64) error
 }
 
 // Witness says what the chain shows.
@@ -91,6 +108,8 @@ type Probe struct {
 	Used     bool       // the nonce was used or cancelled
 	Refusal  clawr.Code // why the transfer would fail, in the protocol's words; empty: it would go through
 	Message  string     // the token's own words, bounded
+	Gas      uint64     // that it took; 0: not known
+	Err      error      // of ProbeAll
 }
 
 // Use is what became of an authorization.
@@ -121,5 +140,6 @@ type Receipt struct {
 	BlockHash   string
 	Time        time.Time // of the block
 	OK          bool
+	GasUsed     uint64
 	Found       []Finding
 }

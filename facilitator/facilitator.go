@@ -55,8 +55,8 @@ type Book interface {
 	NextNonce(ctx context.Context, network, signer string) (int64, error)
 }
 
-// Ends is the part of the book that records how submitted payments ended
-// without a batch. Each method is one transaction.
+// Ends is the part of the book that records what becomes of signed batches, and
+// how submitted payments ended without one. Each method is one transaction.
 type Ends interface {
 	// Paid moves a signed payment to mined. ErrFenced: there is none.
 	Paid(ctx context.Context, key ledger.Key, e ledger.Evidence) error
@@ -65,6 +65,12 @@ type Ends interface {
 	Dead(ctx context.Context, key ledger.Key, proof string) error
 	// Settlements are the settlements of a batch, in the order of its calldata.
 	Settlements(ctx context.Context, batchID string) ([]ledger.Settlement, error)
+	// AddTx stores one more signed transaction of a batch, with higher fees,
+	// before anybody sees it. ErrFenced: the batch is mined or given up.
+	AddTx(ctx context.Context, batchID string, tx ledger.Tx) error
+	// OrphanBatch gives a batch up whose nonce somebody else's transaction has
+	// used: its settlements may go into another. ErrFenced: it is not signed.
+	OrphanBatch(ctx context.Context, batchID string) error
 }
 
 // Holds is the part of the book that knows what payers have promised.
@@ -74,7 +80,7 @@ type Holds interface {
 }
 
 // Facilitator verifies and settles exact payments by EIP-3009 on one network,
-// with one account that pays for gas. Start it before it is used, and Run it
+// with the accounts that pay for gas. Start it before it is used, and Run it
 // while it is.
 type Facilitator struct {
 	Network string        // CAIP-2
@@ -84,6 +90,10 @@ type Facilitator struct {
 	Chain      Chain
 	Book       Book
 	Ends       Ends
+	// Signers are more accounts that settle, beside Chain's: each has
+	// transactions under way of its own. One without ether signs nothing, and
+	// what it signed before is seen through.
+	Signers []Sender
 	// Mirror, if set, answers Verify from memory; a Watcher keeps it true. nil:
 	// the chain is asked for every payment.
 	Mirror *Mirror
@@ -92,23 +102,30 @@ type Facilitator struct {
 
 	Gas         uint64 // most gas of a transaction for a payer without code; 0: DefaultGas
 	ContractGas uint64 // and for one with code; 0: DefaultContractGas
-	InFlight    int    // signed transactions that are in no block, at most; 0: DefaultInFlight
+	InFlight    int    // signed transactions of an account that are in no block, at most; 0: DefaultInFlight
+	Batch       int    // payments of one transaction, at most; 0: DefaultBatch
+	Bump        int64  // blocks that may pass a transaction by before it offers more; 0: DefaultBump
 	// Leads says whether this process may sign with a signer, whose key other
 	// processes have too; nil: it is the only one. What it does not lead it
-	// verifies for, and neither signs nor broadcasts. The Book refuses what is
-	// signed by a process that wrongly believes that it leads.
+	// verifies for, and signs nothing. The Book refuses what is signed by a
+	// process that wrongly believes that it leads.
 	Leads func(signer string) bool
 	Now   func() time.Time
 	Log   *slog.Logger
-	// Failpoint, if set, is called at preflight, and before and after t3,
-	// broadcast and mined: "t3.before", "t3.after", …
+	// Failpoint, if set, is called at "preflight", at "batch.after", when a batch
+	// is made up, and before and after t3, broadcast, mined and bump:
+	// "t3.before", "t3.after", …
 	Failpoint func(name string)
 
-	clock  clock
-	keys   keyLocks
-	queue  queue
-	funds  funds
-	warned keySet
+	clock   clock
+	keys    keyLocks
+	intake  intake
+	once    sync.Once
+	all     []*settler
+	turn    atomic.Int64 // whose turn it is
+	running atomic.Bool
+	funds   funds
+	warned  keySet
 }
 
 // Request is one payment that somebody wants settled.
@@ -121,6 +138,7 @@ type Request struct {
 	// whomever: then nothing short of proof is "not charged".
 	submitted bool
 	created   time.Time // when it was first heard of; zero: now
+	again     bool      // its last batch failed as a whole: it may go into another at once
 }
 
 // HeadTime is the time of the newest known block; zero before Start.
@@ -130,7 +148,10 @@ func (f *Facilitator) HeadTime() time.Time { return f.clock.time() }
 func (f *Facilitator) Supported() x402.SupportedResponse {
 	s := x402.SupportedResponse{Extensions: []string{},
 		Kinds:   []x402.SupportedKind{{Version: 2, Scheme: x402.SchemeExact, Network: f.Network}},
-		Signers: map[string][]string{"eip155:*": {f.Chain.Signer().Hex()}}}
+		Signers: map[string][]string{"eip155:*": {}}}
+	for _, a := range f.settlers() {
+		s.Signers["eip155:*"] = append(s.Signers["eip155:*"], a.from.Signer().Hex())
+	}
 	if name := x402.V1Name(f.Network); name != "" {
 		s.Kinds = append(s.Kinds, x402.SupportedKind{Version: 1, Scheme: x402.SchemeExact, Network: name})
 	}
@@ -150,8 +171,6 @@ func (f *Facilitator) log() *slog.Logger {
 	}
 	return slog.Default()
 }
-
-func (f *Facilitator) leads() bool { return f.Leads == nil || f.Leads(f.signer()) }
 
 func (f *Facilitator) reached(point string) {
 	if f.Failpoint != nil {
@@ -215,8 +234,9 @@ func newID(prefix string) string {
 
 // clock is the time of the newest block that anybody told us of.
 type clock struct {
-	at    atomic.Int64 // unix seconds of the newest known block; 0: none
-	asked atomic.Int64 // unix nanoseconds, local: when it was asked for
+	at     atomic.Int64 // unix seconds of the newest known block; 0: none
+	number atomic.Int64 // of the block that was asked for last
+	asked  atomic.Int64 // unix nanoseconds, local: when it was asked for
 }
 
 func (c *clock) time() time.Time {
@@ -259,6 +279,7 @@ func (c *clock) ask(ctx context.Context, w Witness, now time.Time) error {
 		return err
 	}
 	c.at.Store(b.Time.Unix())
+	c.number.Store(b.Number)
 	c.asked.Store(now.UnixNano())
 	return nil
 }

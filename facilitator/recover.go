@@ -35,78 +35,74 @@ func (f *Facilitator) Start(ctx context.Context) error {
 			return &clawr.Error{Code: clawr.CodeUsage, Param: "asset", Message: "the asset " + a.Address + " is on " + a.Network + ", the facilitator on " + f.Network, Fix: "run one facilitator for each network"}
 		}
 	}
-	if err := f.Chain.Affords(ctx, f.gas(true)); err != nil {
+	if err := f.funds.check(ctx, f); err != nil {
+		if e, ok := errors.AsType[*clawr.Error](errors.Unwrap(err)); ok {
+			return e
+		}
 		return err
 	}
 	if _, err := f.clock.fresh(ctx, f.Chain, f.now()); err != nil {
 		return err
 	}
-	open, err := f.Book.OpenBatches(ctx, f.Network, f.signer())
-	if err != nil {
-		return err
-	}
-	if err := f.behind(ctx, open); err != nil {
-		return err
+	for _, s := range f.settlers() {
+		if s.money.short() {
+			f.log().WarnContext(ctx, "a signer has not enough ether to pay for gas, and signs nothing", "signer", s.address)
+		}
+		open, err := f.Book.OpenBatches(ctx, f.Network, s.address)
+		if err != nil {
+			return err
+		}
+		if err := s.behind(ctx, open); err != nil {
+			return err
+		}
 	}
 	return f.Recover(ctx)
 }
 
-// Recover broadcasts every open batch of the signer again and books those that
-// are in a block, if this process leads the signer. It waits for them for a few
-// seconds; Run keeps on looking.
+// Recover broadcasts every open batch of its signers again, also of those that
+// have no more money, and books those that are in a block, if this process
+// leads the signer. It waits for them for a few seconds; Run keeps on looking.
 func (f *Facilitator) Recover(ctx context.Context) error {
-	if !f.leads() {
-		return nil
-	}
-	open, err := f.Book.OpenBatches(ctx, f.Network, f.signer())
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, recoverTime)
 	defer cancel()
 	// All at once: one that is stuck must not keep the others waiting.
 	var work sync.WaitGroup
 	defer work.Wait()
-	room := make(chan struct{}, DefaultInFlight)
-	for _, b := range open {
-		if f.now().Sub(b.Created) < settleTime && f.queue.carries(b.ID) {
-			continue // a call waits for it
+	for _, s := range f.settlers() {
+		if !s.leads() {
+			continue
 		}
-		select {
-		case room <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+		open, err := f.Book.OpenBatches(ctx, f.Network, s.address)
+		if err != nil {
+			return err
 		}
-		work.Go(func() {
-			defer func() { <-room }()
-			if err := f.carryOn(ctx, b); err != nil && ctx.Err() == nil {
-				f.log().WarnContext(ctx, "batch not recovered", "batch", b.ID, "err", err)
+		for _, b := range open {
+			if s.flies(b.ID) {
+				continue
 			}
-		})
+			fl, err := f.board(ctx, &b)
+			if err != nil {
+				f.log().WarnContext(ctx, "batch not recovered", "batch", b.ID, "err", err)
+				continue
+			}
+			work.Go(func() {
+				defer fl.leave()
+				select {
+				case <-fl.done:
+				case <-time.After(settleTime):
+				case <-ctx.Done():
+				}
+			})
+		}
 	}
 	return nil
 }
 
-// carryOn sees one open batch through.
-func (f *Facilitator) carryOn(ctx context.Context, b ledger.Batch) error {
-	list, err := f.Ends.Settlements(ctx, b.ID)
-	if err != nil {
-		return err
-	}
-	its := make([]item, 0, len(list))
-	for _, s := range list {
-		a, err := f.readSettlement(&s)
-		if err != nil {
-			return err
-		}
-		its = append(its, item{Settlement: s, transfer: a.transfer})
-	}
-	wait, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
-	if r := f.broadcast(wait, &b, its); r != nil {
-		_, err = f.mined(ctx, &b, its, r)
-	}
-	return err
+// flies reports whether a batch is seen to here.
+func (s *settler) flies(batchID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.flights[batchID] != nil
 }
 
 // readSettlement reads the payment that a settlement keeps.
@@ -128,8 +124,11 @@ func (f *Facilitator) readSettlement(s *ledger.Settlement) (*payment, error) {
 }
 
 // Run keeps the head's time fresh and sees open batches through until ctx
-// ends. It returns nil when everything that it began has come to rest.
+// ends, also those that no call waits for any more. It returns nil when
+// everything that it began has come to rest; what calls wait for goes on.
 func (f *Facilitator) Run(ctx context.Context) error {
+	f.running.Store(true)
+	defer f.running.Store(false)
 	tick := time.NewTicker(runEvery)
 	defer tick.Stop()
 	var work sync.WaitGroup
@@ -296,47 +295,4 @@ func proof(why string, final Block, tx string) string {
 		Time      int64  `json:"time"`
 	}{why, tx, final.Number, final.Hash.Hex(), final.Time.Unix()})
 	return string(b)
-}
-
-// funds remembers whether the signer can pay for gas.
-type funds struct {
-	mu    sync.Mutex
-	err   error     // why it cannot
-	asked time.Time // local
-}
-
-// How long the signer is believed to have money, and to have none.
-const (
-	fundsAge = 30 * time.Second
-	brokeAge = 2 * time.Second
-)
-
-// check is an error while the signer cannot pay for gas.
-func (m *funds) check(ctx context.Context, f *Facilitator) error {
-	now := f.now()
-	m.mu.Lock()
-	err, age := m.err, now.Sub(m.asked)
-	m.mu.Unlock()
-	if limit := fundsAge; age < 0 || age > limit || err != nil && age > brokeAge {
-		if err = f.Chain.Affords(ctx, f.gas(true)); err != nil && clawr.CodeOf(err) != clawr.CodeUnfunded {
-			return down("the chain cannot be asked just now", err)
-		}
-		m.mu.Lock()
-		m.err, m.asked = err, now
-		m.mu.Unlock()
-	}
-	if err != nil {
-		return down("the facilitator cannot pay for gas", err)
-	}
-	return nil
-}
-
-// heard notes what a node said of the signer's money.
-func (m *funds) heard(err error) {
-	if clawr.CodeOf(err) != clawr.CodeUnfunded {
-		return
-	}
-	m.mu.Lock()
-	m.err = err
-	m.mu.Unlock()
 }

@@ -58,32 +58,35 @@ func (f *Facilitator) SettleFor(ctx context.Context, r Request) (ledger.Outcome,
 		}
 		return notCharged(e.Code, e.Message), nil
 	}
-	s, out, err := f.submit(ctx, a, r)
-	if err != nil || out != nil {
-		if out == nil {
+	for {
+		s, fl, out, err := f.submit(ctx, a, r)
+		switch {
+		case err != nil:
 			return submittedOr(r.submitted, err)
+		case out != nil:
+			return *out, nil
 		}
-		return *out, nil
+		end, over := f.await(ctx, a, s, fl)
+		if over {
+			return end, nil
+		}
+		r.again = len(fl.its) > 1 // the batch is over, and did not decide about it
 	}
-	return f.await(ctx, a, s), nil
 }
 
 // submit brings the payment into a live batch, alone for its authorization. It
-// gives the settlement that has one, or the outcome if there is nothing to
+// gives a seat in the flight of that, or the outcome if there is nothing to
 // wait for.
-func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger.Settlement, *ledger.Outcome, error) {
+func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (s ledger.Settlement, fl *flight, out *ledger.Outcome, err error) {
+	end := func(o ledger.Outcome) (ledger.Settlement, *flight, *ledger.Outcome, error) { return s, nil, &o, nil }
 	unlock, err := f.keys.lock(ctx, a.Key)
 	if err != nil { // somebody else is at it, and did not come to an end
-		out := unknown("", x402.ReasonPending, "the payment is being settled")
-		return ledger.Settlement{}, &out, nil
+		return end(unknown("", x402.ReasonPending, "the payment is being settled"))
 	}
 	defer unlock()
-	end := func(out ledger.Outcome) (ledger.Settlement, *ledger.Outcome, error) {
-		return ledger.Settlement{}, &out, nil
-	}
 	s, opened, err := f.settlement(ctx, a, r)
 	if err != nil {
-		return s, nil, err
+		return s, nil, nil, err
 	}
 	if s.PayTo != a.payTo || s.Amount != a.transfer.Amount || s.ValidBefore != a.transfer.ValidBefore {
 		if r.submitted {
@@ -95,31 +98,93 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (ledger
 		return end(settled(s.Evidence))
 	}
 	if live(&s) {
-		return s, nil, nil
+		fl, err = f.board(ctx, s.Batch)
+		if err != nil {
+			return end(unknown(lastTx(&s), x402.ReasonPending, err.Error()))
+		}
+		return s, fl, nil, nil
 	}
 	r.submitted = r.submitted || s.Batch != nil
 	if r.created.IsZero() || s.Created.Before(r.created) {
 		r.created = s.Created
 	}
-	if s.Batch != nil && f.now().Sub(s.Batch.Created) < retryAfter {
+	if s.Item == ledger.ItemReverted && !r.again && f.now().Sub(s.Batch.Created) < retryAfter {
 		return end(f.ended(ctx, a, r, lastTx(&s), x402.ReasonTransactionFailed, "its transaction was reverted"))
 	}
-	refused, err := f.preflight(ctx, a)
+	got := f.order(ctx, newOrder(item{s, a.transfer, opened}, a, f.share(a, &s), f.now()))
+	if got.doubt != nil {
+		got = f.doubted(ctx, &s, got.doubt)
+	}
 	switch {
-	case err != nil && s.Batch != nil:
-		return end(unknown(lastTx(&s), clawr.CodeOf(err), err.Error()))
-	case err != nil:
-		return s, nil, err
-	case refused != nil && (refused.Code == x402.ReasonNonceUsed || r.submitted):
-		return end(f.ended(ctx, a, r, lastTx(&s), refused.Code, refused.Message))
-	case refused != nil:
-		return end(notCharged(refused.Code, refused.Message))
+	case got.flight != nil:
+		return s, got.flight, nil, nil
+	case got.refused != nil:
+		return end(f.refused(ctx, a, r, &s, got.refused))
+	case got.err != nil && s.Batch != nil:
+		return end(unknown(lastTx(&s), clawr.CodeOf(got.err), got.err.Error()))
+	case got.err != nil:
+		return s, nil, nil, got.err
+	case paid(&s):
+		return end(settled(s.Evidence))
 	}
-	next, out, err := f.sign(ctx, a, item{s, a.transfer, opened})
-	if err != nil && s.Batch != nil {
-		return end(unknown(lastTx(&s), clawr.CodeOf(err), err.Error()))
+	return end(unknown("", x402.ReasonPending, "the book does not answer"))
+}
+
+// share is how many payments may share a's transaction. What a contract signed
+// has one to itself. What was reverted in a batch is tried in half as large a
+// one: so that the others of that batch are not held up by the one whose fault
+// it was.
+func (f *Facilitator) share(a *payment, s *ledger.Settlement) int {
+	switch {
+	case a.foreign || len(a.transfer.Signature) != 65:
+		return 1
+	case s.Item == ledger.ItemReverted:
+		return max(len(s.Batch.Settlements)/2, 1)
 	}
-	return next, out, err
+	return f.batch()
+}
+
+// refused is the outcome of a payment that the chain would not take.
+func (f *Facilitator) refused(ctx context.Context, a *payment, r Request, s *ledger.Settlement, e *clawr.Error) ledger.Outcome {
+	over := e.Code == x402.ReasonValidBefore || e.Code == x402.ReasonValidAfter
+	if over && !r.submitted { // it may have been used in time
+		switch used, err := f.Chain.Used(ctx, a.transfer); {
+		case err != nil:
+			return unknown("", clawr.CodeFacilitatorDown, "the chain cannot be asked just now")
+		case used:
+			e = errConsumed
+		}
+	}
+	if e.Code == x402.ReasonNonceUsed || r.submitted {
+		return f.ended(ctx, a, r, lastTx(s), e.Code, e.Message)
+	}
+	return notCharged(e.Code, e.Message)
+}
+
+// doubted asks the book whether s was signed, when nothing else knows. If it
+// cannot be asked, the payment has to be taken for submitted.
+func (f *Facilitator) doubted(ctx context.Context, s *ledger.Settlement, err error) orderEnd {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
+	defer cancel()
+	stands, again := f.Book.Settlement(ctx, s.Key)
+	switch {
+	case again != nil:
+		f.log().ErrorContext(ctx, "signed, and perhaps not stored", "settlement", s.ID, "err", errors.Join(err, again))
+		return orderEnd{}
+	case stands != nil && paid(stands):
+		*s = *stands
+		return orderEnd{}
+	case stands != nil && live(stands):
+		*s = *stands
+		fl, err := f.board(ctx, s.Batch)
+		if err != nil {
+			return orderEnd{}
+		}
+		return orderEnd{flight: fl}
+	case errors.Is(err, ledger.ErrFenced):
+		err = &clawr.Error{Code: clawr.CodeConflict, Message: "the authorization belongs to another payment, or was given up", Fix: "send the same request again", Err: err}
+	}
+	return orderEnd{err: err}
 }
 
 // settlement gives the row of a's authorization, or the one that is opened
@@ -154,141 +219,50 @@ func lastTx(s *ledger.Settlement) string {
 	return s.Batch.Txs[len(s.Batch.Txs)-1].Hash
 }
 
-// preflight is the last look before a signature: the window by the clock and
-// by the chain, and the transfer as the chain would carry it out now. It gives
-// a refusal, or the error of a node that is silent.
-func (f *Facilitator) preflight(ctx context.Context, a *payment) (*clawr.Error, error) {
-	f.reached("preflight")
-	err := f.foresee(ctx, a)
-	if e, ok := refusal(err); ok {
-		return e, nil
-	}
-	return nil, err
-}
-
-func (f *Facilitator) foresee(ctx context.Context, a *payment) error {
-	now, err := f.clock.fresh(ctx, f.Chain, f.now())
-	if err != nil {
-		return down("the chain cannot be asked just now", err)
-	}
-	over := a.window(now)
-	if over == nil {
-		return f.judge(ctx, a)
-	}
-	// An authorization that is over may have been used in time.
-	used, err := f.Chain.Used(ctx, a.transfer)
-	switch {
-	case err != nil:
-		return down("the chain cannot be asked just now", err)
-	case used:
-		return errConsumed
-	}
-	return over
-}
-
-// sign puts it into a batch of its own and stores that.
-func (f *Facilitator) sign(ctx context.Context, a *payment, it item) (ledger.Settlement, *ledger.Outcome, error) {
-	s := it.Settlement
-	b, err := f.queue.sign(ctx, f, []item{it}, f.gas(a.foreign))
-	if err == nil {
-		s.Batch, s.Item = &b, ledger.ItemOpen
-		return s, nil, nil
-	}
-	if errors.Is(err, errUnsigned) {
-		return s, nil, err
-	}
-	// Whether it was written is not known, or somebody else was faster: the
-	// book says which. If it cannot be asked, the payment has to be taken for
-	// submitted.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
-	defer cancel()
-	stands, again := f.Book.Settlement(ctx, s.Key)
-	switch {
-	case again != nil:
-		f.log().ErrorContext(ctx, "signed, and perhaps not stored", "settlement", s.ID, "err", errors.Join(err, again))
-		out := unknown("", x402.ReasonPending, "the book does not answer")
-		return s, &out, nil
-	case stands != nil && paid(stands):
-		out := settled(stands.Evidence)
-		return s, &out, nil
-	case stands != nil && live(stands):
-		return *stands, nil, nil
-	case errors.Is(err, ledger.ErrFenced):
-		err = &clawr.Error{Code: clawr.CodeConflict, Message: "the authorization belongs to another payment, or was given up", Fix: "send the same request again", Err: err}
-	}
-	return s, nil, err
-}
-
-// await broadcasts the live batch of s and waits for its block until ctx ends.
-func (f *Facilitator) await(ctx context.Context, a *payment, s ledger.Settlement) ledger.Outcome {
-	b := s.Batch
-	tx := b.Txs[len(b.Txs)-1]
-	its := []item{{Settlement: s, transfer: a.transfer}}
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+// await waits in a flight for the end of s, until ctx ends. It is not over if
+// the batch came to its end without deciding about s.
+func (f *Facilitator) await(ctx context.Context, a *payment, s ledger.Settlement, fl *flight) (out ledger.Outcome, over bool) {
+	defer fl.leave()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
 		if f.clock.time().Unix() > a.transfer.ValidBefore { // if it is in no block yet, it can only be reverted now
-			return f.ended(ctx, a, Request{submitted: true, created: s.Created}, tx.Hash, x402.ReasonValidBefore, "the authorization is over")
-		}
-		if r := f.broadcast(ctx, b, its); r != nil {
-			return f.finish(ctx, a, s, r)
+			return f.ended(ctx, a, Request{submitted: true, created: s.Created}, fl.tx(), x402.ReasonValidBefore, "the authorization is over"), true
 		}
 		select {
+		case <-fl.done:
+			return f.landed(ctx, a, s, fl)
 		case <-ctx.Done():
-			return unknown(tx.Hash, x402.ReasonPending, "the transaction is in no block yet")
-		case <-time.After(pause):
+			return unknown(fl.tx(), x402.ReasonPending, "the transaction is in no block yet"), true
+		case <-tick.C:
 		}
 	}
 }
 
-// broadcast sends every transaction of a batch, the newest first, and gives
-// the receipt of whichever is in a block. Nothing that a node says meanwhile
-// is the last word.
-func (f *Facilitator) broadcast(ctx context.Context, b *ledger.Batch, its []item) *Receipt {
-	ts := transfers(its)
-	for i := len(b.Txs) - 1; i >= 0; i-- {
-		tx := b.Txs[i]
-		if i == len(b.Txs)-1 {
-			f.reached("broadcast.before")
-			r, err := f.Chain.Submit(ctx, tx, ts)
-			f.reached("broadcast.after")
-			if r != nil {
-				return r
-			}
-			if err != nil && ctx.Err() == nil {
-				f.funds.heard(err)
-				f.log().WarnContext(ctx, "transaction not accepted", "batch", b.ID, "tx", tx.Hash, "err", err)
-			}
-			continue
-		}
-		if r, err := f.Chain.Receipt(ctx, tx.Hash, ts); err == nil && r != nil {
-			return r
+// landed is what a flight did for s.
+func (f *Facilitator) landed(ctx context.Context, a *payment, s ledger.Settlement, fl *flight) (out ledger.Outcome, over bool) {
+	result := ledger.ItemResult{}
+	for _, r := range fl.results {
+		if r.SettlementID == s.ID {
+			result = r
 		}
 	}
-	return nil
-}
-
-// finish books what a mined transaction did for its settlements, and gives the
-// outcome of s.
-func (f *Facilitator) finish(ctx context.Context, a *payment, s ledger.Settlement, r *Receipt) ledger.Outcome {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
-	defer cancel()
-	results, err := f.mined(ctx, s.Batch, []item{{Settlement: s, transfer: a.transfer}}, r)
-	if err != nil {
-		if stands, again := f.Book.Settlement(ctx, s.Key); again == nil && stands != nil && paid(stands) {
-			return settled(stands.Evidence) // somebody else booked it first
-		}
-		f.log().ErrorContext(ctx, "mined, but not booked", "batch", s.Batch.ID, "tx", r.Tx, "err", err)
-		return unknown(r.Tx, x402.ReasonPending, "the book does not answer")
-	}
-	switch results[0].Outcome {
+	switch result.Outcome {
 	case ledger.ItemPaid, ledger.ItemElsewhere:
-		return settled(results[0].Evidence)
+		return settled(result.Evidence), true
+	case ledger.ItemOpen:
+		return out, false // the book knows
+	}
+	if len(fl.its) > 1 && (!fl.receipt.OK || fl.exhausted(fl.receipt)) {
+		f.log().WarnContext(ctx, "a batch failed, and is divided", "batch", fl.batch.ID, "payments", len(fl.its), "settlement", s.ID)
+		return out, false
 	}
 	reason := x402.ReasonTransactionFailed
-	if r.OK {
+	if fl.receipt.OK && len(fl.its) == 1 {
 		reason = x402.ReasonTransferEvent
 	}
-	f.log().WarnContext(ctx, "transaction mined without its payment", "settlement", s.ID, "tx", r.Tx, "reverted", !r.OK)
-	return f.ended(ctx, a, Request{submitted: true, created: s.Created}, r.Tx, reason, "its transaction did not move the money")
+	f.log().WarnContext(ctx, "transaction mined without its payment", "settlement", s.ID, "tx", fl.receipt.Tx, "reverted", !fl.receipt.OK)
+	return f.ended(ctx, a, Request{submitted: true, created: s.Created}, fl.receipt.Tx, reason, "its transaction did not move the money"), true
 }
 
 // mined finds out what receipt r of batch b means for each of its settlements,
@@ -297,26 +271,27 @@ func (f *Facilitator) finish(ctx context.Context, a *payment, s ledger.Settlemen
 func (f *Facilitator) mined(ctx context.Context, b *ledger.Batch, its []item, r *Receipt) ([]ledger.ItemResult, error) {
 	f.clock.saw(r.Time)
 	results := make([]ledger.ItemResult, len(its))
+	var unpaid []Transfer
+	var which []int
 	for i, it := range its {
 		results[i] = ledger.ItemResult{SettlementID: it.ID, Outcome: ledger.ItemReverted}
 		if r.Found[i].Use == Paid {
 			results[i].Outcome, results[i].Evidence = ledger.ItemPaid, r.Found[i].Evidence
 			continue
 		}
-		used, err := f.Chain.Used(ctx, it.transfer)
+		unpaid, which = append(unpaid, it.transfer), append(which, i)
+	}
+	if len(unpaid) > 0 {
+		probes, err := f.Chain.ProbeAll(ctx, unpaid, f.gas(true))
 		if err != nil {
 			return nil, err
 		}
-		if !used {
-			continue
-		}
-		found, err := f.Chain.Find(ctx, it.transfer, b.Created.Add(-time.Minute))
-		if err != nil {
-			return nil, err
-		}
-		if found.Use == Paid {
-			results[i].Outcome, results[i].Evidence = ledger.ItemElsewhere, found.Evidence
-			f.log().InfoContext(ctx, "paid by somebody else's transaction", "settlement", it.ID, "tx", found.Tx)
+		for k, i := range which {
+			if probes[k].Used || probes[k].Err != nil {
+				if err := f.elsewhere(ctx, b, &its[i], &results[i]); err != nil {
+					return nil, err
+				}
+			}
 		}
 	}
 	f.reached("mined.before")
@@ -324,6 +299,15 @@ func (f *Facilitator) mined(ctx context.Context, b *ledger.Batch, its []item, r 
 		return nil, err
 	}
 	f.reached("mined.after")
-	f.queue.done(b.ID)
 	return results, nil
+}
+
+// elsewhere looks for the transaction of somebody else that paid it.
+func (f *Facilitator) elsewhere(ctx context.Context, b *ledger.Batch, it *item, result *ledger.ItemResult) error {
+	found, err := f.Chain.Find(ctx, it.transfer, b.Created.Add(-time.Minute))
+	if err == nil && found.Use == Paid {
+		result.Outcome, result.Evidence = ledger.ItemElsewhere, found.Evidence
+		f.log().InfoContext(ctx, "paid by somebody else's transaction", "settlement", it.ID, "tx", found.Tx)
+	}
+	return err
 }

@@ -96,7 +96,8 @@ func TestOneAuthorizationIsSettledOnceHoweverManyAsk(t *testing.T) {
 func TestManyPaymentsAtOnceGetNoncesWithoutGaps(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const n = 60 // more than may be in flight
+	w.fac.Batch = 1 // as on a chain without Multicall3
+	const n = 60    // more than may be in flight
 	var rows []ledger.Payment
 	for range n {
 		rows = append(rows, w.reserved(w.payment()))
@@ -378,6 +379,7 @@ func TestASubmittedPaymentEndsThoughItIsNotAllowedAnyMore(t *testing.T) {
 func TestTwoFacilitatorsShareASigner(t *testing.T) {
 	w := newWorld(t)
 	other := w.facilitator()
+	w.fac.Batch, other.Batch = 1, 1
 	w.ok(other.Start(t.Context()))
 	var wg sync.WaitGroup
 	const n = 10

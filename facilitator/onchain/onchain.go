@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"math/big"
 	"strings"
 	"time"
@@ -35,7 +36,32 @@ func (n *Node) Probe(ctx context.Context, t facilitator.Transfer, gas uint64) (f
 	if err != nil {
 		return facilitator.Probe{}, err
 	}
-	out := facilitator.Probe{Contract: p.Contract, Used: p.Used}
+	return probe(p), nil
+}
+
+// ProbeAll foretells ts one after the other, in one round trip.
+func (n *Node) ProbeAll(ctx context.Context, ts []facilitator.Transfer, gas uint64) ([]facilitator.Probe, error) {
+	ps, err := n.Client.ProbeAll(ctx, n.Key.Address(), chainTransfers(ts), gas)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]facilitator.Probe, len(ps))
+	for i, p := range ps {
+		out[i] = probe(p)
+	}
+	return out, nil
+}
+
+func chainTransfers(ts []facilitator.Transfer) []chain.Transfer {
+	out := make([]chain.Transfer, len(ts))
+	for i, t := range ts {
+		out[i] = chain.Transfer(t)
+	}
+	return out
+}
+
+func probe(p chain.Probe) facilitator.Probe {
+	out := facilitator.Probe{Contract: p.Contract, Used: p.Used, Gas: p.Gas, Err: p.Err}
 	if p.Rejection != nil {
 		out.Message = p.Rejection.Message
 		switch p.Rejection.Reason {
@@ -47,7 +73,7 @@ func (n *Node) Probe(ctx context.Context, t facilitator.Transfer, gas uint64) (f
 			out.Refusal = x402.ReasonSimulation
 		}
 	}
-	return out, nil
+	return out
 }
 
 // ValidSignature asks a payer with code by ERC-1271.
@@ -61,19 +87,60 @@ func (n *Node) Nonce(ctx context.Context) (int64, error) {
 	return int64(nonce), err
 }
 
-// Sign makes one transaction of ts at the fees of the moment.
+// FinalNonce is the first nonce that no finalized block has used.
+func (n *Node) FinalNonce(ctx context.Context) (int64, error) {
+	nonce, err := n.Client.FinalNonceAt(ctx, n.Key.Address())
+	return int64(nonce), err
+}
+
+// Batches reports whether the chain has Multicall3.
+func (n *Node) Batches(ctx context.Context) (bool, error) { return n.Client.HasMulticall(ctx) }
+
+// Sign makes one transaction of ts at the fees of the moment: of one, a call
+// of the token; of many, a call of Multicall3.
 func (n *Node) Sign(ctx context.Context, nonce int64, gas uint64, ts []facilitator.Transfer) (ledger.Tx, string, error) {
 	fees, err := n.Client.Fees(ctx)
 	if err != nil {
 		return ledger.Tx{}, "", err
 	}
-	t := chain.Transfer(ts[0])
-	tx, err := n.Client.BuildTransfer(n.Key, uint64(nonce), fees, gas, t)
+	call := chain.Call{Gas: gas}
+	if len(ts) == 1 {
+		t := chain.Transfer(ts[0])
+		call.To, call.Data = &t.Asset, t.Calldata()
+	} else {
+		to := common.HexToAddress(chain.MulticallAddress)
+		call.To, call.Data = &to, chain.Aggregate(chainTransfers(ts))
+	}
+	tx, err := chain.Sign(n.Key, n.Client.ChainID(), uint64(nonce), fees, call)
 	if err != nil {
 		return ledger.Tx{}, "", err
 	}
-	sum := sha256.Sum256(t.Calldata())
-	return ledger.Tx{Hash: lower(tx.Hash), Attempt: 1, Raw: tx.Raw, MaxFee: fees.Max.String(), Tip: fees.Tip.String()}, hex.EncodeToString(sum[:]), nil
+	sum := sha256.Sum256(call.Data)
+	return attempt(tx, 1, fees), hex.EncodeToString(sum[:]), nil
+}
+
+func attempt(tx chain.Tx, number int64, fees chain.Fees) ledger.Tx {
+	return ledger.Tx{Hash: lower(tx.Hash), Attempt: number, Raw: tx.Raw, MaxFee: fees.Max.String(), Tip: fees.Tip.String()}
+}
+
+// Replace signs last again with higher fees: those of the moment, or what a
+// pool wants for replacing last, whichever is more.
+func (n *Node) Replace(ctx context.Context, last ledger.Tx) (ledger.Tx, error) {
+	fees, err := n.Client.Fees(ctx)
+	if err != nil {
+		return ledger.Tx{}, err
+	}
+	most, ok := new(big.Int).SetString(last.MaxFee, 10)
+	tip, also := new(big.Int).SetString(last.Tip, 10)
+	if !ok || !also {
+		return ledger.Tx{}, fmt.Errorf("the fees of %s are %q and %q", last.Hash, last.MaxFee, last.Tip)
+	}
+	fees = fees.Over(chain.Fees{Max: most, Tip: tip})
+	tx, err := chain.Replace(n.Key, last.Raw, fees)
+	if err != nil {
+		return ledger.Tx{}, err
+	}
+	return attempt(tx, last.Attempt+1, fees), nil
 }
 
 // Submit broadcasts tx and waits for its receipt until ctx ends.
@@ -124,15 +191,14 @@ func (n *Node) receipt(_ context.Context, r *chain.Receipt, ts []facilitator.Tra
 	if r == nil {
 		return nil
 	}
-	out := &facilitator.Receipt{Tx: lower(r.Tx), BlockNumber: r.Block, BlockHash: lower(r.Hash), Time: r.Time, OK: r.OK}
-	for _, t := range ts {
-		out.Found = append(out.Found, finding(r, chain.Transfer(t)))
+	out := &facilitator.Receipt{Tx: lower(r.Tx), BlockNumber: r.Block, BlockHash: lower(r.Hash), Time: r.Time, OK: r.OK, GasUsed: r.GasUsed}
+	for _, f := range r.FindAll(chainTransfers(ts)) {
+		out.Found = append(out.Found, finding(r, f))
 	}
 	return out
 }
 
-func finding(r *chain.Receipt, t chain.Transfer) facilitator.Finding {
-	f := r.Find(t)
+func finding(r *chain.Receipt, f chain.Finding) facilitator.Finding {
 	out := facilitator.Finding{Use: use(f.Use), Time: r.Time}
 	if f.Use == chain.Unused {
 		return out
@@ -183,7 +249,7 @@ func (n *Node) Find(ctx context.Context, t facilitator.Transfer, since time.Time
 	if err != nil || r == nil {
 		return facilitator.Finding{}, err
 	}
-	return finding(r, chain.Transfer(t)), nil
+	return finding(r, r.Find(chain.Transfer(t))), nil
 }
 
 func lower(h common.Hash) string { return strings.ToLower(h.Hex()) }
