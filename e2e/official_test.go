@@ -134,7 +134,7 @@ func TestOfficialClientPaysOnAnotherChain(t *testing.T) {
 }
 
 // facilitate starts clawr's facilitator alone, for recipient.
-func facilitate(t *testing.T, c *testChain, recipient common.Address) string {
+func facilitate(t testing.TB, c *testChain, recipient common.Address) string {
 	t.Helper()
 	key := c.account(t, 0)
 	p := start(t, clawr(t, []string{"CLAWR_FACILITATOR_KEY=" + key.Reveal()}, "facilitator", "serve", "--listen", "127.0.0.1:0", "--data", t.TempDir(),
