@@ -61,11 +61,20 @@ type Manifest struct {
 	Spend       Caps     `json:"spendLimit"`
 	WorkerName  string   `json:"workerName"`
 	Settle      string   `json:"settle,omitempty"` // a ledger.Policy; empty: settle_before_response
+	// Home says who sells it, and so keeps the book of its PayTo: an address
+	// has one book. Empty: the nodes.
+	Home Home `json:"ledgerHome,omitempty"`
 	// Content is the SHA-256 (64 hex) of what does the work: a dataset's
 	// segment file, DIR/segments/{Content}.seg.
 	Content string `json:"content,omitempty"`
 	Rows    int64  `json:"rows,omitempty"`
 }
+
+// Home is where a tenant is sold.
+type Home string
+
+// HomeEdge is Cloudflare: the nodes answer 404 for such a tenant.
+const HomeEdge Home = "edge"
 
 // Paid reports whether calls to paid routes of m cost money.
 func (m *Manifest) Paid() bool { return m.X402 && m.Price > 0 }

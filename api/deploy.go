@@ -128,6 +128,9 @@ func (d *Deploy) checkKind() error {
 	if d.Settle != "" && d.Settle != string(ledger.SettleBeforeResponse) {
 		return refuse(clawr.CodeBadRequest, "settle", fmt.Sprintf("payments cannot be settled by the policy %q", printable(d.Settle)), "leave settle out")
 	}
+	if d.Home != "" && d.Home != clawr.HomeEdge {
+		return refuse(clawr.CodeBadRequest, "ledgerHome", fmt.Sprintf("nothing can be sold at %q", printable(string(d.Home))), "leave ledgerHome out, or edge")
+	}
 	if d.Plan == "" {
 		d.Plan = clawr.PlanFree
 	}

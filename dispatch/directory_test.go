@@ -179,3 +179,19 @@ func TestChallengesFollowTheUnits(t *testing.T) {
 	w.get("/t/acme/v1/bulk?n=0").is(200, "")
 	w.get("/t/acme/v1/bulk?n=-1").is(502, clawr.CodeWorkerFailure)
 }
+
+// What is sold at the edge is sold there alone: a node that took its payments
+// too would be a second book of one address.
+func TestANodeDoesNotSellForTheEdge(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(clawr.Tenant{Slug: "edgy", Hosts: []string{"edgy.example.com"}, Manifest: clawr.Manifest{Home: clawr.HomeEdge, PayTo: "0x00000000000000000000000000000000000000ed"}})
+	for _, path := range []string{"/t/edgy/v1/records", "/t/edgy/v1/free"} {
+		w.get(path).is(404, clawr.CodeTenantNotFound)
+	}
+	q := w.payment(request{})
+	q.path = "/t/edgy/v1/records"
+	w.send(q).is(404, clawr.CodeTenantNotFound)
+	if row := w.row(q); row != nil {
+		t.Errorf("reserved: %+v", row)
+	}
+}

@@ -281,6 +281,9 @@ func (d *Dispatcher) plan(c *call) error {
 
 // available says why a tenant does not take new calls.
 func (e *entry) available() error {
+	if e.Home == clawr.HomeEdge { // whose ledger alone may sell for its address
+		return &clawr.Error{Code: clawr.CodeTenantNotFound, Message: "this API is sold at the edge, and not by this node", Fix: "call it at its own address"}
+	}
 	switch e.Status {
 	case clawr.StatusRemoved:
 		return &clawr.Error{Code: clawr.CodeTenantNotFound, Message: "this API was removed", Fix: "look for another one"}

@@ -53,7 +53,7 @@ func (db *DB) Deploy(ctx context.Context, t clawr.Tenant, by string) (clawr.Tena
 	}
 	var out clawr.Tenant
 	err = db.change(ctx, func(ctx context.Context, q querier) error {
-		if err := claimPayTo(ctx, q, t.PayTo); err != nil {
+		if err := claimPayTo(ctx, q, t.PayTo, t.Home); err != nil {
 			return err
 		}
 		var id string
@@ -95,20 +95,27 @@ func (db *DB) Deploy(ctx context.Context, t clawr.Tenant, by string) (clawr.Tena
 	return out, nil
 }
 
-// claimPayTo makes this ledger the one authority for a payTo, or finds that it
+// claimPayTo makes home the one authority for a payTo, or finds that it
 // already is: two would each sell for the same authorization.
-func claimPayTo(ctx context.Context, q querier, payTo string) error {
+func claimPayTo(ctx context.Context, q querier, payTo string, home clawr.Home) error {
 	if payTo == "" {
 		return nil
 	}
+	if home == "" {
+		home = "native"
+	}
 	ok, err := changed(q.ExecContext(ctx, `
-		INSERT INTO ledger_homes(pay_to, home) VALUES ($1, 'native')
-		ON CONFLICT (pay_to) DO UPDATE SET home = 'native' WHERE ledger_homes.home = 'native'`, payTo))
+		INSERT INTO ledger_homes(pay_to, home) VALUES ($1, $2)
+		ON CONFLICT (pay_to) DO UPDATE SET home = excluded.home WHERE ledger_homes.home = excluded.home`, payTo, string(home)))
 	if err != nil {
 		return err
 	}
 	if !ok {
-		return &clawr.Error{Code: clawr.CodeLedgerHome, Param: "pay-to", Message: "payments to " + payTo + " are booked at the edge, and one address has one book",
+		where := "at the edge"
+		if home == clawr.HomeEdge {
+			where = "by this clawr's own nodes, which sell for it"
+		}
+		return &clawr.Error{Code: clawr.CodeLedgerHome, Param: "pay-to", Message: "payments to " + payTo + " are booked " + where + ", and one address has one book",
 			Fix: "use another --pay-to"}
 	}
 	return nil
@@ -245,7 +252,7 @@ func (db *DB) Rollback(ctx context.Context, slug string, to int64, by string) (c
 			return err
 		}
 		// Its payTo may have moved its book since.
-		if err := claimPayTo(ctx, q, out.PayTo); err != nil {
+		if err := claimPayTo(ctx, q, out.PayTo, out.Home); err != nil {
 			return err
 		}
 		if err := db.activate(ctx, q, t.ID, out.Version, out.Manifest); err != nil {

@@ -185,6 +185,30 @@ func TestOnePayToOneLedger(t *testing.T) {
 		if list, err := db.Tenants(t.Context()); len(list) != 0 || err != nil {
 			t.Errorf("refused, but there: %+v, %v", list, err)
 		}
+		edge := m
+		edge.Home = clawr.HomeEdge
+		if _, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "edgy", Manifest: edge}, "ann"); err != nil {
+			t.Errorf("an address whose book is at the edge cannot be sold for there: %v", err)
+		}
+		edge.PayTo = "0x00000000000000000000000000000000000000ee"
+		native := edge
+		native.Home = ""
+		if _, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "first", Manifest: native}, "ann"); err != nil {
+			t.Fatal(err)
+		}
+		_, err = db.Deploy(t.Context(), clawr.Tenant{Slug: "first", Manifest: edge}, "ann")
+		wantCode(t, err, clawr.CodeLedgerHome)
+		// A version goes back to the book that it was sold by.
+		for _, home := range []clawr.Home{clawr.HomeEdge, ""} {
+			moved := m
+			moved.Home, moved.PayTo = home, "0x00000000000000000000000000000000000000"+map[clawr.Home]string{"": "a1", clawr.HomeEdge: "a2"}[home]
+			if _, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "moved", Manifest: moved}, "ann"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := db.Rollback(t.Context(), "moved", 0, "ann"); err != nil || got.Home != clawr.HomeEdge {
+			t.Errorf("rolled back to %+v, %v", got.Manifest, err)
+		}
 		m.X402, m.PayTo = false, ""
 		if _, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: m}, "ann"); err != nil {
 			t.Errorf("a free tenant needs no payTo: %v", err)
