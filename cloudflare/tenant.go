@@ -1,0 +1,470 @@
+package cloudflare
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/402claw/clawr"
+)
+
+// TenantSpec is one version of a tenant as it shall be sold.
+type TenantSpec struct {
+	Namespace string
+	Tenant    clawr.Tenant
+	Modules   []Module // of its Worker, the first the main one
+	Manifest  []byte   // manifest.json
+	Rows      []byte   // rows.ndjson; empty when the rows are in Import
+	Import    *Import  // fills a D1 database; nil for a small dataset
+	CursorKey string   // hex
+	Edge      Edge     // of the namespace's dispatcher
+}
+
+// keepFor is how long a version that is not sold any more can still be asked
+// for the answers that it was paid for, and is therefore left where it is.
+const keepFor = 25 * time.Hour
+
+// keepLast is how many versions are left where they are however old.
+const keepLast = 2
+
+// WorkerName is the name of a version's Worker: each version has one of its
+// own, so that a name never changes what it answers.
+func WorkerName(t *clawr.Tenant) string { return fmt.Sprintf("tenant-%s-v%d", t.Slug, t.Version) }
+
+// databaseName names a version's database. Names of other tenants, even of
+// another clawr in the same account, differ in the id.
+func databaseName(t *clawr.Tenant, version int64) string {
+	return fmt.Sprintf("%s%d", databasePrefix(t.ID), version)
+}
+
+func databasePrefix(id string) string {
+	return "clawr-" + strings.ToLower(strings.ReplaceAll(id, "_", "-")) + "-v"
+}
+
+// entry is what stands in the directory about a tenant: what clawr.Tenant
+// says, and the members of Marks. It is handled as a map, so that what another
+// version of clawr wrote there is kept.
+type entry map[string]any
+
+func (e entry) text(name string) string { s, _ := e[name].(string); return s }
+
+func (e entry) number(name string) int64 {
+	n, _ := e[name].(json.Number)
+	v, _ := n.Int64()
+	return v
+}
+
+func (e entry) previous() (all []entry) {
+	list, _ := e["previous"].([]any)
+	for _, v := range list {
+		if m, ok := v.(map[string]any); ok {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+func (e entry) hosts() (all []string) {
+	list, _ := e["hosts"].([]any)
+	for _, v := range list {
+		if s, ok := v.(string); ok {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func parseEntry(b []byte) (entry, error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	var e entry
+	if err := dec.Decode(&e); err != nil {
+		return nil, &clawr.Error{Code: CodeTaken, Message: "the directory has something in this place that is not clawr's", Fix: "use another --dispatch-namespace", Err: err}
+	}
+	return e, nil
+}
+
+// entryOf is a tenant's own part of an entry.
+func entryOf(t clawr.Tenant) (entry, error) {
+	t.WorkerName = WorkerName(&t)
+	b, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	return parseEntry(b)
+}
+
+// same compares entries but for their revisions.
+func (e entry) same(o entry) bool {
+	strip := func(e entry) string {
+		c := entry{}
+		for k, v := range e {
+			if k != "revision" {
+				c[k] = v
+			}
+		}
+		b, _ := json.Marshal(c) // keys in order
+		return string(b)
+	}
+	return e != nil && o != nil && strip(e) == strip(o)
+}
+
+func slugKey(slug string) string { return "slug:" + slug }
+func hostKey(host string) string { return "host:" + host }
+
+// read gives what the directory says under a key; nil if nothing.
+func (p *Publisher) read(ctx context.Context, kv *resource, key string) (entry, error) {
+	if p.API == nil || kv.id == "" {
+		return nil, nil
+	}
+	b, err := p.API.kvValue(ctx, kv.id, key)
+	if err != nil || b == nil {
+		return nil, err
+	}
+	return parseEntry(b)
+}
+
+// PlanTenant plans that a version of a tenant is sold. The order is what keeps
+// a half-published version from being sold: its data first, then its Worker,
+// and the directory last.
+func (p *Publisher) PlanTenant(ctx context.Context, s TenantSpec) (*Plan, error) {
+	plan := &Plan{}
+	if p.API != nil {
+		if err := p.API.needNamespace(ctx, s.Namespace); err != nil {
+			return nil, err
+		}
+	}
+	kv, err := p.directory(ctx, plan, s.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	was, err := p.mine(ctx, kv, &s.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	db, err := p.planData(ctx, plan, &s)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.planWorker(ctx, plan, &s, db); err != nil {
+		return nil, err
+	}
+	now, err := entryOf(s.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	old := p.succeed(now, was)
+	if err := p.planEntry(ctx, plan, kv, now, was, s.Edge, false); err != nil {
+		return nil, err
+	}
+	return plan, p.planTidy(ctx, plan, s.Namespace, &s.Tenant, old)
+}
+
+// mine reads a tenant's entry, and refuses names that are another's.
+func (p *Publisher) mine(ctx context.Context, kv *resource, t *clawr.Tenant) (entry, error) {
+	was, err := p.read(ctx, kv, slugKey(t.Slug))
+	if err != nil {
+		return nil, err
+	}
+	if was != nil && was.text("id") != t.ID {
+		return nil, &clawr.Error{Code: CodeTaken, Param: "tenant", Message: fmt.Sprintf("%s is sold in this namespace by another clawr (its id there is %s)", t.Slug, printable(was.text("id"))),
+			Fix: "choose another --tenant, or another --dispatch-namespace"}
+	}
+	for _, h := range t.Hosts {
+		e, err := p.read(ctx, kv, hostKey(h))
+		if err != nil {
+			return nil, err
+		}
+		if e != nil && e.text("id") != t.ID {
+			return nil, &clawr.Error{Code: clawr.CodeHostTaken, Param: "host", Message: fmt.Sprintf("the host %s belongs to tenant %q in this namespace", h, printable(e.text("slug"))), Fix: "choose another --host"}
+		}
+	}
+	return was, nil
+}
+
+// planData plans that a large dataset's database is there and filled.
+func (p *Publisher) planData(ctx context.Context, plan *Plan, s *TenantSpec) (*resource, error) {
+	if s.Import == nil {
+		return nil, nil
+	}
+	name := databaseName(&s.Tenant, s.Tenant.Version)
+	db, err := p.database(ctx, plan, name)
+	if err != nil {
+		return nil, err
+	}
+	plan.willWrite(WorkerName(&s.Tenant)+".sql", s.Import.write)
+	if db.id != "" {
+		has, err := p.API.imported(ctx, db.id)
+		if err != nil {
+			return nil, err
+		}
+		if has == s.Import.Content {
+			plan.keep("rows of "+s.Tenant.Slug+" in D1", "imported")
+			return db, nil
+		}
+		if has != "" {
+			return nil, &clawr.Error{Code: CodeTaken, Message: "the D1 database " + name + " holds other data", Fix: "delete it in the dashboard, then run the same command again"}
+		}
+	}
+	plan.add("import", "rows of "+s.Tenant.Slug+" into D1", fmt.Sprintf("%d rows", s.Tenant.Rows), func(ctx context.Context) error { return p.API.fill(ctx, db.id, s.Import) })
+	return db, nil
+}
+
+// worker is a version's Worker as it is uploaded, without tags.
+func (s *TenantSpec) worker(db *resource) *Worker {
+	modules := append(slices.Clone(s.Modules), Module{"manifest.json", TypeText, s.Manifest}, Module{"rows.ndjson", TypeText, s.Rows})
+	w := &Worker{Name: WorkerName(&s.Tenant), Namespace: s.Namespace, Modules: modules, Secrets: map[string]string{}}
+	if s.CursorKey != "" {
+		w.Secrets["CURSOR_KEY"] = s.CursorKey
+	}
+	w.Metadata = Metadata{Main: s.Modules[0].Name, Compatibility: Compatibility, Keep: keptBindings, Limits: LimitsOf(s.Tenant.Effective()), Bindings: []Binding{}}
+	if db != nil {
+		w.Metadata.Bindings = append(w.Metadata.Bindings, Binding{Type: "d1", Name: "DB", Database: db.String()})
+	}
+	return w
+}
+
+func (p *Publisher) planWorker(ctx context.Context, plan *Plan, s *TenantSpec, db *resource) error {
+	w := s.worker(db)
+	if err := w.check(); err != nil {
+		return err
+	}
+	plan.willUpload(w)
+	secrets := w.secretsHash()
+	if p.API != nil {
+		old, err := p.API.settings(ctx, s.Namespace, w.Name)
+		if err != nil {
+			return err
+		}
+		if old != nil && !old.has(tagTenant+s.Tenant.ID) {
+			return &clawr.Error{Code: CodeTaken, Param: "tenant", Message: "the Worker " + w.Name + " of the namespace was not deployed by this clawr", Fix: "choose another --tenant, or another --dispatch-namespace"}
+		}
+		if old != nil && (db == nil || db.id != "") && old.unchanged(w.Hash(), secrets) {
+			plan.keep("Worker "+w.Name, describe(w))
+			return nil
+		}
+	}
+	plan.add("upload", "Worker "+w.Name, describe(w), func(ctx context.Context) error {
+		w := s.worker(db)
+		hash, err := p.Shelf.Keep(w)
+		if err != nil {
+			return err
+		}
+		w.Metadata.Tags = tags(hash, secrets, tagTenant+s.Tenant.ID)
+		return p.API.upload(ctx, w)
+	})
+	return nil
+}
+
+// succeed gives now its place behind was: what was sold before can be asked
+// for still. It returns the versions that cannot be any more.
+func (p *Publisher) succeed(now, was entry) (old []entry) {
+	previous := []any{}
+	var all []entry
+	if was != nil {
+		if was.number("version") != now.number("version") {
+			last := entry{}
+			for k, v := range was {
+				if k != "previous" && k != "revision" && k != "hosts" {
+					last[k] = v
+				}
+			}
+			last["until"] = json.Number(fmt.Sprint(p.Now().UnixMilli()))
+			all = append(all, last)
+		}
+		all = append(all, was.previous()...)
+	}
+	for _, e := range all {
+		switch {
+		case e.number("version") == now.number("version"):
+		case len(previous) < keepLast || p.Now().Sub(time.UnixMilli(e.number("until"))) < keepFor:
+			previous = append(previous, map[string]any(e))
+		default:
+			old = append(old, e)
+		}
+	}
+	now["previous"] = previous
+	return old
+}
+
+// planEntry plans that the directory says now, and the ledger knows it. What
+// takes calls away is told to the ledger first, because the directory lags.
+func (p *Publisher) planEntry(ctx context.Context, plan *Plan, kv *resource, now, was entry, edge Edge, away bool) error {
+	slug := now.text("slug")
+	plan.willWrite("directory.json", func(w io.Writer) error {
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		return enc.Encode(map[string]any{slugKey(slug): now})
+	})
+	wanted := now.hosts()
+	if now.text("status") == string(clawr.StatusRemoved) {
+		wanted = nil
+	}
+	complete := true
+	for _, h := range wanted {
+		e, err := p.read(ctx, kv, hostKey(h))
+		if err != nil {
+			return err
+		}
+		complete = complete && now.same(e)
+	}
+	var stale []string
+	for _, h := range was.hosts() {
+		if slices.Contains(wanted, h) {
+			continue
+		}
+		if e, err := p.read(ctx, kv, hostKey(h)); err != nil {
+			return err
+		} else if e != nil && e.text("id") == now.text("id") {
+			stale = append(stale, hostKey(h))
+		}
+	}
+	changes := !now.same(was) || !complete
+	revision := max(was.number("revision")+1, p.Now().UnixMilli())
+	if !changes {
+		revision = was.number("revision")
+	}
+	now["revision"] = json.Number(fmt.Sprint(revision))
+	tell := func() {
+		if edge.URL != "" {
+			plan.add("tell", "the ledger at "+edge.URL, now.text("status"), func(ctx context.Context) error {
+				return p.tell(ctx, edge, State{now.text("id"), revision, clawr.Status(now.text("status")), now.text("ledgerHome")})
+			})
+		}
+	}
+	if away {
+		tell()
+	}
+	keys := []string{slugKey(slug)}
+	for _, h := range wanted {
+		keys = append(keys, hostKey(h))
+	}
+	what := "directory " + strings.Join(keys, " ")
+	if changes {
+		plan.add("write", what, fmt.Sprintf("version %d, %s", now.number("version"), now.text("status")), func(ctx context.Context) error {
+			value, err := json.Marshal(now)
+			if err != nil {
+				return err
+			}
+			var pairs []pair
+			for _, k := range keys {
+				pairs = append(pairs, pair{Key: k, Value: string(value)})
+			}
+			if now.text("status") == string(clawr.StatusRemoved) {
+				pairs[0].TTL = int64(keepFor / time.Second)
+			}
+			return p.API.kvWrite(ctx, kv.id, pairs)
+		})
+	} else {
+		plan.keep(what, fmt.Sprintf("version %d, %s", now.number("version"), now.text("status")))
+	}
+	if len(stale) > 0 {
+		plan.add("delete", "directory "+strings.Join(stale, " "), "", func(ctx context.Context) error { return p.API.kvDelete(ctx, kv.id, stale) })
+	}
+	if !away {
+		tell()
+	}
+	return nil
+}
+
+// planTidy plans that the Workers and databases of old versions go.
+func (p *Publisher) planTidy(ctx context.Context, plan *Plan, namespace string, t *clawr.Tenant, old []entry) error {
+	for _, e := range old {
+		if err := p.planDelete(ctx, plan, namespace, e.text("workerName"), databaseName(t, e.number("version"))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Publisher) planDelete(ctx context.Context, plan *Plan, namespace, worker, database string) error {
+	if p.API == nil {
+		return nil
+	}
+	old, err := p.API.settings(ctx, namespace, worker)
+	if err != nil {
+		return err
+	}
+	if old.has(tagOurs) {
+		plan.add("delete", "Worker "+worker, "", func(ctx context.Context) error { return p.API.remove(ctx, namespace, worker) })
+	}
+	id, err := p.API.database(ctx, database)
+	if err != nil {
+		return err
+	}
+	if id != "" {
+		plan.add("delete", "D1 database "+database, "", func(ctx context.Context) error { return p.API.removeDatabase(ctx, id) })
+	}
+	return nil
+}
+
+// PlanStatus plans that a tenant which is sold is paused, sold again or
+// removed, without anything being uploaded. purge deletes the Workers and
+// databases of a removed one at once, and with them what answers those who
+// paid a moment ago and lost their answer.
+func (p *Publisher) PlanStatus(ctx context.Context, namespace string, t clawr.Tenant, edge Edge, purge bool) (*Plan, error) {
+	plan := &Plan{}
+	if err := p.API.needNamespace(ctx, namespace); err != nil {
+		return nil, err
+	}
+	kv, err := p.directory(ctx, plan, namespace)
+	if err != nil {
+		return nil, err
+	}
+	was, err := p.mine(ctx, kv, &clawr.Tenant{ID: t.ID, Slug: t.Slug})
+	if err != nil {
+		return nil, err
+	}
+	if was == nil && t.Status != clawr.StatusRemoved {
+		return nil, &clawr.Error{Code: CodeMissing, Param: "tenant", Message: t.Slug + " is not published in this namespace", Fix: "clawr cloudflare-deploy-tenant " + t.Slug + " --dispatch-namespace " + namespace + " --execute"}
+	}
+	if was != nil {
+		now := entry{}
+		for k, v := range was {
+			now[k] = v
+		}
+		now["status"] = string(t.Status)
+		if err := p.planEntry(ctx, plan, kv, now, was, edge, t.Status != clawr.StatusActive); err != nil {
+			return nil, err
+		}
+	}
+	if t.Status != clawr.StatusRemoved || was != nil && !purge {
+		return plan, nil
+	}
+	if purge && was != nil {
+		plan.add("delete", "directory "+slugKey(t.Slug), "", func(ctx context.Context) error { return p.API.kvDelete(ctx, kv.id, []string{slugKey(t.Slug)}) })
+	}
+	workers, err := p.API.tenants(ctx, namespace, tagTenant+t.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range workers {
+		_, version, _ := strings.Cut(w.name(), "tenant-"+t.Slug+"-v")
+		if err := p.planDelete(ctx, plan, namespace, w.name(), databasePrefix(t.ID)+version); err != nil {
+			return nil, err
+		}
+	}
+	return plan, nil
+}
+
+// Reach finds out whether a namespace can be published to.
+func (p *Publisher) Reach(ctx context.Context, namespace string) error {
+	return p.API.needNamespace(ctx, namespace)
+}
+
+// Check refuses what Cloudflare would refuse, without asking it.
+func (p *Publisher) Check(ctx context.Context, s TenantSpec) error {
+	if err := s.worker(nil).check(); err != nil {
+		return err
+	}
+	if s.Import == nil {
+		return nil
+	}
+	_, _, err := s.Import.measure(ctx)
+	return err
+}
