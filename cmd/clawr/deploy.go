@@ -24,7 +24,7 @@ import (
 // deployFlags are what `clawr deploy` is told.
 type deployFlags struct {
 	tenant, owner, plan, price, directory string
-	x402, dryRun                          bool
+	x402, publish                         bool
 	hosts, tags                           []string
 	payTo, network, description, license  string
 	source, title                         string
@@ -35,6 +35,7 @@ type deployFlags struct {
 	previewRows                           int
 	types, index, search                  []string
 	key, encoding, delimiter, format      string
+	edge                                  edgeFlags
 }
 
 func newDeploy(e *env) *cobra.Command {
@@ -84,7 +85,10 @@ data directory sells the new version within a second.`,
 	fl.StringVar(&f.encoding, "encoding", "", "character encoding of the file (default UTF-8)")
 	fl.StringVar(&f.delimiter, "delimiter", "", "field delimiter of a CSV file")
 	fl.StringVar(&f.format, "format", "", "csv, tsv, json or ndjson (default: by name and content)")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "read the file and say what would be published, and do nothing")
+	fl.BoolVar(&f.edge.dryRun, "dry-run", false, "read the file and say what would be published, and do nothing")
+	fl.BoolVar(&f.publish, "publish", false, "publish to Cloudflare, which sells it from then on")
+	fl.StringVar(&f.edge.namespace, "dispatch-namespace", "", "with --publish: `name` of the dispatch namespace (also CLOUDFLARE_DISPATCH_NAMESPACE)")
+	fl.StringVar(&f.edge.out, "out", "", "with --publish --dry-run: `directory` that gets what would be uploaded")
 	return cmd
 }
 
@@ -245,12 +249,19 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 		return err
 	}
 	ctx := cmd.Context()
+	p, err := f.publisher(ctx, e)
+	if err != nil {
+		return err
+	}
+	if f.publish {
+		m.Home = clawr.HomeEdge
+	}
 	in, size, err := e.openFile(ctx, file)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	if f.dryRun {
+	if f.edge.dryRun && !f.publish {
 		report, err := e.read(ctx, in, file, size, opts, "")
 		if err != nil {
 			return err
@@ -262,7 +273,7 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 		return err
 	}
 	defer ctl.close()
-	dir, done, err := e.stage()
+	dir, done, err := e.stage(f.edge.dryRun)
 	if err != nil {
 		return err
 	}
@@ -272,6 +283,14 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 		return err
 	}
 	m.Content, m.Rows = report.ID, report.Schema.Rows
+	if f.publish {
+		if err := e.fits(ctx, p, slug, m, report.Path, &f.edge); err != nil {
+			return err
+		}
+		if f.edge.dryRun {
+			return e.publishDry(ctx, ctl, p, slug, m, report.Path, f)
+		}
+	}
 	if e.server != "" {
 		if err := ctl.upload(ctx, report.ID, report.Path); err != nil {
 			return err
@@ -285,6 +304,16 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 		e.note("price    $%s per call to %s (owner %s)", got.Price, got.PayTo, got.Owner)
 	} else {
 		e.note("price    free")
+	}
+	if f.publish {
+		plan, err := e.publish(ctx, p, got.Tenant, report.Path, &f.edge, true)
+		if err != nil {
+			e.note("version %d is not published: the edge goes on selling what it sold; clawr cloudflare-deploy-tenant %s --dispatch-namespace %s --execute goes on", got.Version, got.Slug, f.edge.namespace)
+			return err
+		}
+		if got.URL = plan.URL; got.URL == "" {
+			e.note("next     clawr cloudflare-deploy-dispatcher --script-name clawr-dispatcher --dispatch-namespace %s --execute", f.edge.namespace)
+		}
 	}
 	kept := ""
 	if got.Version > 1 {
@@ -330,9 +359,9 @@ func (e *env) openFile(ctx context.Context, file string) (io.ReadCloser, int64, 
 }
 
 // stage is where a segment is written: the data directory's own, or a
-// temporary one when it is to be uploaded.
-func (e *env) stage() (dir string, done func(), err error) {
-	if e.server == "" {
+// temporary one when it is to be uploaded, or forgotten.
+func (e *env) stage(temporary bool) (dir string, done func(), err error) {
+	if e.server == "" && !temporary {
 		dir = filepath.Join(e.data, segmentDir)
 		return dir, func() {}, os.MkdirAll(dir, 0o700)
 	}

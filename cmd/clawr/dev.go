@@ -208,7 +208,7 @@ func (e *env) devInput(ctx context.Context, file, tenant string) (in io.ReadClos
 
 // devDeploy publishes in, as `clawr deploy` would.
 func (e *env) devDeploy(ctx context.Context, n *node, in io.Reader, size int64, file, slug string, price clawr.Amount, payTo string) (clawr.Tenant, error) {
-	dir, _, err := e.stage()
+	dir, _, err := e.stage(false)
 	if err != nil {
 		return clawr.Tenant{}, err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/buyer"
+	"github.com/402claw/clawr/cloudflare"
 )
 
 func main() {
@@ -34,6 +35,7 @@ var commands = []func(*env) *cobra.Command{
 	newDev, newServe, newDeploy, newExplain,
 	newList, newShow, newPause, newResume, newRollback, newRemove, newExportDirectory,
 	newOwner, newToken, newEvents, newStats, newPayments,
+	newDeployDispatcher, newDeployTenant, newRollbackDispatcher, newCloudflareStatus,
 	newPay, newWallet, newFacilitator, newChain, newVersion,
 }
 
@@ -130,11 +132,11 @@ func exitCode(err error) int {
 		return exitUsage
 	case clawr.CodeUnreachable, clawr.CodeFacilitatorDown:
 		return exitConnect
-	case clawr.CodeTokenMissing, clawr.CodeScopeMissing:
+	case clawr.CodeTokenMissing, clawr.CodeScopeMissing, cloudflare.CodeAuth:
 		return exitAuth
-	case clawr.CodeNotFound, clawr.CodeTenantNotFound, clawr.CodeRecordNotFound:
+	case clawr.CodeNotFound, clawr.CodeTenantNotFound, clawr.CodeRecordNotFound, cloudflare.CodeAccount, cloudflare.CodeNamespace, cloudflare.CodeMissing:
 		return exitNotFound
-	case clawr.CodeHostTaken, clawr.CodeConflict, clawr.CodeLedgerHome, clawr.CodeLocked:
+	case clawr.CodeHostTaken, clawr.CodeConflict, clawr.CodeLedgerHome, clawr.CodeLocked, cloudflare.CodeTaken:
 		return exitConflict
 	case clawr.CodeQuoteOverLimit, buyer.CodeQuoteRefused:
 		return exitRefused

@@ -134,17 +134,17 @@ func showTenant(w io.Writer, t *api.Tenant, versions []clawr.Tenant) error {
 }
 
 func newPause(e *env) *cobra.Command {
-	return e.tenantCommand("pause TENANT", "Stop selling an API; its payments keep their answers", "paused",
+	return publishable(e, e.tenantCommand("pause TENANT", "Stop selling an API; its payments keep their answers", "paused",
 		func(ctx context.Context, ctl *controller, slug string) (api.Tenant, error) {
 			return ctl.Pause(ctx, slug)
-		})
+		}), clawr.StatusPaused)
 }
 
 func newResume(e *env) *cobra.Command {
-	return e.tenantCommand("resume TENANT", "Sell a paused API again", "active",
+	return publishable(e, e.tenantCommand("resume TENANT", "Sell a paused API again", "active",
 		func(ctx context.Context, ctl *controller, slug string) (api.Tenant, error) {
 			return ctl.Resume(ctx, slug)
-		})
+		}), clawr.StatusActive)
 }
 
 func newRemove(e *env) *cobra.Command {
@@ -154,7 +154,7 @@ func newRemove(e *env) *cobra.Command {
 		})
 	cmd.Long = `Take an API off sale and free its hosts for others. What was paid for is kept and
 can still be fetched, and clawr deploy with the same name brings the API back.`
-	return cmd
+	return publishable(e, cmd, clawr.StatusRemoved)
 }
 
 func newRollback(e *env) *cobra.Command {
@@ -171,7 +171,7 @@ func newRollback(e *env) *cobra.Command {
 		return run(cmd, args)
 	}
 	cmd.Flags().Int64Var(&to, "to", 0, "`version` to sell (default: the one before)")
-	return cmd
+	return publishable(e, cmd, "")
 }
 
 // tenantCommand changes one tenant and says what it is then.
