@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"unsafe"
 
 	"github.com/402claw/clawr"
 )
@@ -20,6 +21,21 @@ const (
 	cursorBody = 8 + 8 + 4
 	cursorSize = cursorBody + 12
 )
+
+// cursor is one that was opened.
+type cursor struct {
+	version  version
+	question uint64
+	row      uint32
+}
+
+// version is the short form of a segment's id, as bytes.
+type version [8]byte
+
+func (v version) hex() (s [16]byte) {
+	hex.Encode(s[:], v[:])
+	return s
+}
 
 func badCursor(why string) *clawr.Error {
 	return &clawr.Error{Code: CodeInvalidCursor, Param: "cursor", Message: "the cursor cannot be used: " + why,
@@ -42,9 +58,9 @@ func (q *Query) questionHash(s *Schema) uint64 {
 	return fnv1a(fnvBasis, q.appendFilters(tmp[:0], s))
 }
 
-func (h *Handler) appendCursor(b []byte, s *Schema, q *Query, row uint32) []byte {
+func (h *Handler) appendCursor(b []byte, v version, s *Schema, q *Query, row uint32) []byte {
 	var raw [cursorSize]byte
-	_, _ = hex.AppendDecode(raw[:0], []byte(s.Version))
+	copy(raw[:], v[:])
 	binary.BigEndian.PutUint64(raw[8:], q.questionHash(s))
 	binary.BigEndian.PutUint32(raw[16:], row)
 	sum := h.mac(raw[:cursorBody])
@@ -76,15 +92,21 @@ func (h *Handler) mac(body []byte) [sha256.Size]byte {
 	return sha256.Sum256(outer[:])
 }
 
-// openCursor verifies a cursor's MAC; version and row mean nothing before.
-func (h *Handler) openCursor(token string) (version string, question uint64, row uint32, err error) {
-	raw, derr := base64.RawURLEncoding.Strict().DecodeString(token)
-	if derr != nil || len(raw) != cursorSize {
-		return "", 0, 0, badCursor("it is not one of ours")
+// openCursor verifies a cursor's MAC; nothing in it means anything before.
+func (h *Handler) openCursor(token string) (c cursor, err error) {
+	var raw [cursorSize + 3]byte
+	if len(token) != base64.RawURLEncoding.EncodedLen(cursorSize) {
+		return c, badCursor("it is not one of ours")
+	}
+	n, err := base64.RawURLEncoding.Strict().Decode(raw[:], unsafe.Slice(unsafe.StringData(token), len(token)))
+	if err != nil || n != cursorSize {
+		return c, badCursor("it is not one of ours")
 	}
 	sum := h.mac(raw[:cursorBody])
-	if !hmac.Equal(sum[:cursorSize-cursorBody], raw[cursorBody:]) {
-		return "", 0, 0, badCursor("it is not one of ours")
+	if !hmac.Equal(sum[:cursorSize-cursorBody], raw[cursorBody:cursorSize]) {
+		return c, badCursor("it is not one of ours")
 	}
-	return hex.EncodeToString(raw[:8]), binary.BigEndian.Uint64(raw[8:]), binary.BigEndian.Uint32(raw[16:]), nil
+	copy(c.version[:], raw[:])
+	c.question, c.row = binary.BigEndian.Uint64(raw[8:]), binary.BigEndian.Uint32(raw[16:])
+	return c, nil
 }

@@ -34,7 +34,7 @@ func (h *Handler) Explain(ctx context.Context, target string) (*Explanation, err
 	if err != nil {
 		return nil, err
 	}
-	x := &Explanation{Canonical: p.canonical(), Total: p.seg.n, Count: -1, Filters: []string{}}
+	x := &Explanation{Canonical: string(p.canonical(nil)), Total: p.seg.n, Count: -1, Filters: []string{}}
 	start := time.Now()
 	switch p.route {
 	case record:

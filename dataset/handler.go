@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -100,7 +101,7 @@ func (h *Handler) Plan(r *http.Request) (canonical string, units int64, err erro
 	if err != nil {
 		return p.path, p.units(), err
 	}
-	return p.canonical(), p.units(), nil
+	return string(p.canonical(nil)), p.units(), nil
 }
 
 // planned is a request that was understood.
@@ -111,6 +112,7 @@ type planned struct {
 	query   *Query
 	seg     *Segment
 	at      page
+	cursor  cursor
 	release func() // of seg, if it is not the handler's own
 }
 
@@ -134,20 +136,19 @@ func (p *planned) units() int64 {
 	return 0
 }
 
-func (p *planned) canonical() string {
-	switch p.route {
+// canonical appends the canonical form to b.
+func (p *planned) canonical(b []byte) []byte {
+	switch from := len(b); p.route {
 	case records:
-		var tmp [512]byte
-		b := append(tmp[:0], recordsPath...)
+		b = append(b, recordsPath...)
 		b = p.query.append(append(b, '?'), p.seg.schema, true)
-		return strings.TrimSuffix(string(b), "?")
+		return bytes.TrimSuffix(b, []byte("?"))
 	case record:
-		var tmp [512]byte
-		b := append(appendEscaped(append(tmp[:0], recordPath...), p.key), '?')
-		b = p.query.append(b, p.seg.schema, true)
-		return strings.ReplaceAll(strings.TrimSuffix(string(b), "?"), "+", "%20")
+		b = append(appendEscaped(append(b, recordPath...), p.key), '?')
+		b = bytes.TrimSuffix(p.query.append(b, p.seg.schema, true), []byte("?"))
+		return append(b[:from], bytes.ReplaceAll(b[from:], []byte("+"), []byte("%20"))...)
 	}
-	return p.path
+	return append(b, p.path...)
 }
 
 func (h *Handler) plan(method, path, rawQuery string) (p planned, err error) {
@@ -168,6 +169,9 @@ func (h *Handler) plan(method, path, rawQuery string) (p planned, err error) {
 	p.query = queries.Get().(*Query)
 	p.query.reset()
 	if err := p.query.parse(p.seg.schema, rawQuery); err != nil {
+		if e, ok := errors.AsType[*clawr.Error](err); ok {
+			e.Param = strings.Clone(e.Param) // of the query, which others will use
+		}
 		return p, err
 	}
 	if p.query.Version == h.Segment.version {
@@ -199,15 +203,23 @@ func (h *Handler) pin(p *planned, rawQuery string) error {
 			want = v
 		}
 		if token, ok := strings.CutPrefix(piece, "cursor="); ok {
-			token, _ = unescape(token)
-			version, _, _, err := h.openCursor(token)
+			if strings.ContainsAny(token, "%+") {
+				token, _ = url.QueryUnescape(token)
+			}
+			c, err := h.openCursor(token)
 			if err != nil {
 				return err
 			}
-			if want != "" && want != version {
-				return badCursor("it belongs to version " + version)
+			p.cursor = c
+			if v := c.version.hex(); want != "" && want != string(v[:]) {
+				return badCursor("it belongs to version " + string(v[:]))
 			}
-			want = version
+			if c.version == h.Segment.binary {
+				want = h.Segment.version
+			} else {
+				v := c.version.hex()
+				want = string(v[:])
+			}
 		}
 	}
 	if want == "" || want == h.Segment.version {
@@ -236,16 +248,15 @@ func (h *Handler) position(p *planned) error {
 	if q.Cursor == "" {
 		return nil
 	}
-	version, question, row, err := h.openCursor(q.Cursor)
+	c := &p.cursor // pin has opened it
 	switch {
-	case err != nil:
-		return err
-	case version != p.seg.version:
-		return badCursor("it belongs to version " + version)
-	case question != q.questionHash(p.seg.schema) || int64(row) >= int64(p.seg.n):
+	case c.version != p.seg.binary:
+		v := c.version.hex()
+		return badCursor("it belongs to version " + string(v[:]))
+	case c.question != q.questionHash(p.seg.schema) || int64(c.row) >= int64(p.seg.n):
 		return badCursor("it belongs to another query")
 	}
-	p.at = page{after: row, resume: true}
+	p.at = page{after: c.row, resume: true}
 	return nil
 }
 
@@ -263,19 +274,50 @@ func (h *Handler) Check(_ context.Context, r *http.Request) error {
 // ETag is the strong validator of the answer to a canonical query: it differs
 // for each version and question.
 func (h *Handler) ETag(canonical string) string {
-	a := fnv1a(fnv1a(fnvBasis, h.Segment.id), canonical)
+	var tag [tagSize]byte
+	h.tag(&tag, []byte(canonical))
+	return string(tag[:])
+}
+
+const tagSize = 34 // bytes of an ETag: 32 hex digits in quotes
+
+func (h *Handler) tag(tag *[tagSize]byte, canonical []byte) {
+	a := fnv1a(h.Segment.hash, canonical)
 	b := fnv1a(fnv1a(fnv1a(fnvBasis, "again"), canonical), h.Segment.id)
-	if !strings.HasPrefix(canonical, recordsPath) { // prices change without the data
+	if !bytes.HasPrefix(canonical, []byte(recordsPath)) { // prices change without the data
 		facts, _ := json.Marshal(h.Facts)
 		a = fnv1a(a, facts)
 	}
-	var tag [34]byte
-	tag[0], tag[33] = '"', '"'
+	tag[0], tag[tagSize-1] = '"', '"'
 	var sum [16]byte
 	binary.BigEndian.PutUint64(sum[:], a)
 	binary.BigEndian.PutUint64(sum[8:], b)
 	hex.Encode(tag[1:], sum[:])
-	return string(tag[:])
+}
+
+// tagRoom is room for the ETags of many answers: a header outlives the call that
+// sets it, so that its value cannot be used again, but one allocation does for
+// all of them.
+type tagRoom struct {
+	bytes  [64][tagSize]byte
+	values [64]string
+	n      int
+}
+
+var tagRooms = sync.Pool{New: func() any { return new(tagRoom) }}
+
+// tagHeader is ETag as the value of a header.
+func (h *Handler) tagHeader(canonical []byte) []string {
+	t := tagRooms.Get().(*tagRoom)
+	if t.n == len(t.values) {
+		t = new(tagRoom)
+	}
+	i := t.n
+	t.n++
+	h.tag(&t.bytes[i], canonical)
+	t.values[i] = str(t.bytes[i][:])
+	tagRooms.Put(t)
+	return t.values[i : i+1 : i+1]
 }
 
 // Answer gives the body that Serve writes for a canonical query, byte for byte.
@@ -386,7 +428,7 @@ func (h *Handler) nextPage(b []byte, p *planned, last uint32) []byte {
 	if b = p.query.append(b, p.seg.schema, false); len(b) > n {
 		b = append(b, '&')
 	}
-	return h.appendCursor(append(b, "cursor="...), p.seg.schema, p.query, last)
+	return h.appendCursor(append(b, "cursor="...), p.seg.binary, p.seg.schema, p.query, last)
 }
 
 // Serve answers r, or returns an error and has written nothing.
@@ -407,7 +449,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	head := w.Header()
 	head["Content-Type"], head["Cache-Control"] = a.mime, a.cache
-	head["Etag"] = []string{h.ETag(p.canonical())}
+	var tmp [512]byte
+	head["Etag"] = h.tagHeader(p.canonical(tmp[:0]))
 	if a.next != "" {
 		head.Set("Link", "<"+a.next+`>; rel="next"`)
 	}

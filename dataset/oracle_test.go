@@ -233,7 +233,7 @@ func (g *generator) query(s *Schema) string {
 			}
 			w = append(w, word)
 		}
-		if len(searchWords(nil, strings.Join(w, " "))) > 0 {
+		if len(wordsOf(strings.Join(w, " "))) > 0 {
 			v.Set("q", strings.Join(w, " "))
 		}
 	}

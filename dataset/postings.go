@@ -40,31 +40,59 @@ type wordTest struct {
 	pos  int // in list, where the last row was looked for
 }
 
-// narrow keeps the rows that contain the word. Candidates mostly ascend, so each
-// is looked for from where the one before was, in growing steps.
+// narrow keeps the rows that contain the word.
 func (w *wordTest) narrow(sel []uint32) []uint32 {
+	if w.bits == nil {
+		return w.narrowList(sel)
+	}
 	n := 0
 	for _, row := range sel {
 		sel[n] = row
-		if w.bits != nil && w.bits[row>>6]>>(row&63)&1 == 1 || w.bits == nil && w.seek(row) {
+		if w.bits[row>>6]>>(row&63)&1 == 1 {
 			n++
 		}
 	}
 	return sel[:n]
 }
 
-func (w *wordTest) seek(row uint32) bool {
-	list, from := w.list, w.pos
-	if from > 0 && list[from-1] >= row {
-		from = 0
+// narrowList looks for each row from where the one before was, as candidates
+// mostly ascend: among the next eight without a branch, as nobody could guess
+// it, and beyond them in growing steps.
+func (w *wordTest) narrowList(sel []uint32) []uint32 {
+	list, i, n := w.list, w.pos, 0
+	for _, row := range sel {
+		if i > 0 && list[i-1] >= row {
+			i = 0
+		}
+		switch {
+		case i+8 > len(list):
+			for i < len(list) && list[i] < row {
+				i++
+			}
+		case list[i+7] < row:
+			i = gallop(list, i+8, row)
+		default: // rows are below 2^31, so that the top bit of a difference is its sign
+			next := (*[8]uint32)(list[i:])
+			i += int((next[0]-row)>>31 + (next[1]-row)>>31 + (next[2]-row)>>31 + (next[3]-row)>>31 +
+				(next[4]-row)>>31 + (next[5]-row)>>31 + (next[6]-row)>>31)
+		}
+		sel[n] = row
+		if i < len(list) && list[i] == row {
+			n++
+		}
 	}
+	w.pos = i
+	return sel[:n]
+}
+
+// gallop is the first place from a start on whose row is not below row.
+func gallop(list []uint32, from int, row uint32) int {
 	to := from
-	for step := 1; to < len(list) && list[to] < row; step *= 2 {
+	for step := 8; to < len(list) && list[to] < row; step *= 2 {
 		from, to = to+1, to+step
 	}
-	i, ok := slices.BinarySearch(list[from:min(to+1, len(list))], row)
-	w.pos = from + i
-	return ok
+	i, _ := slices.BinarySearch(list[from:min(to, len(list))], row)
+	return from + i
 }
 
 // word finds the rows of a word. The union of a prefix is charged to m.

@@ -3,7 +3,6 @@ package dataset
 import (
 	"cmp"
 	"fmt"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,7 +70,7 @@ type SortKey struct {
 
 // Word is one word of q.
 type Word struct {
-	Text   string // folded
+	Text   string // folded; valid as long as its query
 	Prefix bool   // any word that begins so
 }
 
@@ -89,13 +88,15 @@ type Query struct {
 	Cursor  string // as it came; position checks it
 
 	room       []Value // of the arguments of filters
+	text       []byte  // of values that are escaped, and of words
+	folded     []byte  // of one word
 	sortRoom   [maxSort]SortKey
 	selectRoom []int
 }
 
 // reset makes q the empty query, and keeps its room.
 func (q *Query) reset() {
-	*q = Query{Filters: q.Filters[:0], room: q.room[:0], sortRoom: q.sortRoom, selectRoom: q.selectRoom, Words: q.Words[:0], Limit: defaultLimit}
+	*q = Query{Filters: q.Filters[:0], room: q.room[:0], text: q.text[:0], folded: q.folded, sortRoom: q.sortRoom, selectRoom: q.selectRoom, Words: q.Words[:0], Limit: defaultLimit}
 }
 
 // parse reads the raw query of a URL against a schema. Every error is a 400
@@ -112,7 +113,7 @@ func (q *Query) parse(s *Schema, raw string) error {
 		if piece == "" {
 			continue
 		}
-		name, value, err := param(piece)
+		name, value, err := q.param(piece)
 		if err != nil {
 			return err
 		}
@@ -145,13 +146,13 @@ func (q *Query) parse(s *Schema, raw string) error {
 	return nil
 }
 
-// param decodes one name=value.
-func param(piece string) (name, value string, err error) {
+// param decodes one name=value. What it gives is valid as long as q.
+func (q *Query) param(piece string) (name, value string, err error) {
 	name, value, ok := strings.Cut(piece, "=")
-	n, err1 := unescape(name)
-	v, err2 := unescape(value)
+	n, ok1 := q.unescape(name)
+	v, ok2 := q.unescape(value)
 	switch {
-	case err1 != nil || err2 != nil || !utf8.ValidString(n) || !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0:
+	case !ok1 || !ok2 || !utf8.ValidString(n) || !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0:
 		return "", "", &clawr.Error{Code: CodeInvalidValue, Param: short(n), Message: fmt.Sprintf("%q is not URL-encoded UTF-8", short(piece)),
 			Fix: "encode it as application/x-www-form-urlencoded"}
 	case !ok:
@@ -160,12 +161,46 @@ func param(piece string) (name, value string, err error) {
 	return n, v, nil
 }
 
-func unescape(s string) (string, error) {
+// unescape undoes percent-encoding, with + for a space. Where there is any, the
+// result is in q.text.
+func (q *Query) unescape(s string) (_ string, ok bool) {
 	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
-		return s, nil
+		return s, true
 	}
-	return url.QueryUnescape(s)
+	from := len(q.text)
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c == '+':
+			c = ' '
+		case c == '%':
+			if i+2 >= len(s) {
+				return s, false
+			}
+			hi, lo := unhex[s[i+1]], unhex[s[i+2]]
+			if hi|lo == 0xff {
+				return s, false
+			}
+			c, i = hi<<4|lo, i+2
+		}
+		q.text = append(q.text, c)
+	}
+	return str(q.text[from:]), true
 }
+
+// unhex has the values of hexadecimal digits, and 0xff for what is none.
+var unhex = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 0xff
+	}
+	for i := range byte(10) {
+		t['0'+i] = i
+	}
+	for i := range byte(6) {
+		t['a'+i], t['A'+i] = 10+i, 10+i
+	}
+	return t
+}()
 
 func (q *Query) control(s *Schema, name, value string) (err error) {
 	switch name {
@@ -206,7 +241,7 @@ func isVersion(s string) bool { return len(s) == 16 && strings.Trim(s, "01234567
 
 func number(name, value string, lo, hi int64) (int, error) {
 	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || value[0] == '+' || strconv.FormatInt(n, 10) != value {
+	if digits := strings.TrimPrefix(value, "-"); err != nil || value[0] == '+' || digits[0] == '0' && len(value) > 1 {
 		return 0, &clawr.Error{Code: CodeInvalidValue, Param: name, Message: fmt.Sprintf("%s takes a whole number, not %q", name, short(value)),
 			Fix: fmt.Sprintf("give %d to %d", lo, hi)}
 	}
@@ -272,7 +307,7 @@ func (q *Query) search(value string) error {
 	if len(value) > maxPattern {
 		return over("q", fmt.Sprintf("q has %d bytes, at most %d are possible", len(value), maxPattern))
 	}
-	q.Words = searchWords(q.Words, value)
+	q.Words, q.text, q.folded = searchWords(q.Words, q.text, q.folded, value)
 	if len(q.Words) == 0 {
 		return &clawr.Error{Code: CodeInvalidValue, Param: "q", Message: "q contains no word", Fix: "give at least one letter or digit"}
 	}

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
@@ -18,6 +19,8 @@ import (
 type Segment struct {
 	id      string
 	version string
+	binary  version
+	hash    uint64 // FNV-1a of id
 	schema  *Schema
 	data    []byte // the whole file
 	n       int    // rows
@@ -145,6 +148,8 @@ func (s *Segment) load(name string, verify bool) error {
 		return corrupt("it is %s and not %s", s.id, name)
 	}
 	s.version = VersionOf(s.id)
+	_, _ = hex.Decode(s.binary[:], []byte(s.version))
+	s.hash = fnv1a(fnvBasis, s.id)
 	l := loader{b, make(map[[2]uint16][]byte, count)}
 	for e := table; len(e) > 0; e = e[entrySize:] {
 		k, col := binary.LittleEndian.Uint16(e), binary.LittleEndian.Uint16(e[2:])

@@ -140,14 +140,14 @@ func (b *sqlBuilder) filter(f *Filter) {
 			b.cond("("+n+" IS NOT NULL AND "+n+" NOT IN (SELECT value FROM json_each(?)))", string(append(list, ']')))
 		}
 	case Prefix:
-		s := f.Args[0].Text
+		s := strings.Clone(f.Args[0].Text) // of the query, which others will use
 		if end := after(s); end != "" {
 			b.cond("("+n+" >= ? AND "+n+" < ?)", s, end)
 		} else {
 			b.cond(n+" >= ?", s)
 		}
 	case Contains:
-		b.cond("instr("+n+", ?) > 0", f.Args[0].Text)
+		b.cond("instr("+n+", ?) > 0", strings.Clone(f.Args[0].Text))
 	default:
 		b.cond(n+[...]string{Eq: " = ?", Ne: " <> ?", Gt: " > ?", Gte: " >= ?", Lt: " < ?", Lte: " <= ?"}[f.Op], f.Args[0].arg(c))
 	}
@@ -159,7 +159,7 @@ func (v Value) arg(c *Column) any {
 	case v.isFrac:
 		return v.Fraction
 	case c.Type == Text:
-		return v.Text
+		return strings.Clone(v.Text)
 	}
 	return sqlValue(v.Num, c.Type, c.Fraction)
 }

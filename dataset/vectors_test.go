@@ -108,7 +108,7 @@ func (o *oracle) vector(t *testing.T, query string) (v vector, next string) {
 	defer p.done()
 	s := p.seg
 	st := p.query.SQL(s.schema, s.place(p.query, p.at))
-	v.Canonical, v.SQL, v.Args = p.canonical(), st.SQL, st.Args
+	v.Canonical, v.SQL, v.Args = string(p.canonical(nil)), st.SQL, st.Args
 	if p.query.Count {
 		ct := p.query.CountSQL(s.schema)
 		v.CountSQL, v.CountArgs = ct.SQL, ct.Args

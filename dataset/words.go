@@ -3,6 +3,7 @@ package dataset
 import (
 	"sort"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // words cuts text into folded words, as SQLite's FTS5 does with its unicode61
@@ -64,17 +65,19 @@ func fold(r rune, inside bool) (rune, bool) {
 	return r, true
 }
 
-// searchWords adds the words of a q to list; doubled ones count once.
-func searchWords(list []Word, q string) []Word {
-	text := []byte(q)
-	words(text, nil, func(w []byte, end int) {
-		star := end < len(text) && text[end] == '*'
+// searchWords adds the words of a q to list; doubled ones count once. Their
+// text is in room, and buf is room for one.
+func searchWords(list []Word, room, buf []byte, q string) (_ []Word, text, folded []byte) {
+	buf = words(unsafe.Slice(unsafe.StringData(q), len(q)), buf, func(w []byte, end int) {
+		star := end < len(q) && q[end] == '*'
 		for _, have := range list {
-			if have.Text == string(w) && have.Prefix == star {
+			if have.Text == str(w) && have.Prefix == star {
 				return
 			}
 		}
-		list = append(list, Word{string(w), star})
+		from := len(room)
+		room = append(room, w...)
+		list = append(list, Word{str(room[from:]), star})
 	})
-	return list
+	return list, room, buf
 }
