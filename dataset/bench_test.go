@@ -34,6 +34,29 @@ func BenchmarkServe(b *testing.B) {
 	}
 }
 
+func TestAListIsAnsweredWithoutAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	h := numbersHandler(t)
+	w := &discard{http.Header{}}
+	first := httptest.NewRecorder()
+	h.ServeHTTP(first, httptest.NewRequest("GET", "/v1/records?sort=-sq&limit=20&id__gte=100", nil))
+	_, next, _ := strings.Cut(first.Body.String(), `"next":"/v1/records?`)
+	next = strings.TrimSuffix(next, `"}}`)
+	for _, query := range []string{"limit=1", "", "mod100=3&limit=20", "word=w5%20common", "id__gte=100&sort=-sq&limit=20", "q=w77+comm%2A", "q=common+w77", "offset=10000&limit=20",
+		"mod7=3&count=exact&limit=1", "select=id,word&mod7=2&uniq__prefix=te", next} {
+		r := httptest.NewRequest("GET", "/v1/records?"+query, nil)
+		if n := testing.AllocsPerRun(1000, func() {
+			if err := h.Serve(w, r); err != nil {
+				t.Fatal(err)
+			}
+		}); n > 0 {
+			t.Errorf("%s needs %v allocations, want 0", query, n)
+		}
+	}
+}
+
 func BenchmarkPlan(b *testing.B) {
 	h := numbersHandler(b)
 	r := httptest.NewRequest("GET", "/v1/records?mod100=3&limit=20", nil)

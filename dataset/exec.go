@@ -30,18 +30,19 @@ const block = 1024
 // execution is a query on its way. It is used again for another one, so that
 // queries do not allocate.
 type execution struct {
-	s     *Segment
-	q     *Query
-	m     meter
-	at    page
-	need  int // rows up to the end of the page, and one more
-	preds []predicate
-	words []wordTest
-	buf   [block]uint32
-	rows  []uint32
-	bits  []uint64
-	used  plan
-	seen  int // candidates that were tested
+	s      *Segment
+	q      *Query
+	m      meter
+	at     page
+	need   int // rows up to the end of the page, and one more
+	preds  []predicate
+	words  []wordTest
+	buf    [block]uint32
+	rows   []uint32
+	bits   []uint64
+	unions [maxWords][]uint64 // of the words that end with a star
+	used   plan
+	seen   int // candidates that were tested
 }
 
 var executions = sync.Pool{New: func() any { return new(execution) }}
@@ -103,10 +104,13 @@ next:
 	for i := range e.preds {
 		e.preds[i].index()
 	}
-	for _, w := range e.q.Words {
-		t, err := e.s.word(w, &e.m)
+	for i, w := range e.q.Words {
+		t, err := e.s.word(w, &e.m, e.unions[i])
 		if err != nil {
 			return err
+		}
+		if t.bits != nil {
+			e.unions[i] = t.bits
 		}
 		e.words = append(e.words, t)
 	}

@@ -3,6 +3,7 @@ package dataset
 import (
 	"math/bits"
 	"slices"
+	"unicode/utf8"
 )
 
 // postings say which rows contain a word, in any of the searched columns.
@@ -95,15 +96,17 @@ func gallop(list []uint32, from int, row uint32) int {
 	return from + i
 }
 
-// word finds the rows of a word. The union of a prefix is charged to m.
-func (s *Segment) word(w Word, m *meter) (wordTest, error) {
+// word finds the rows of a word. The union of a prefix is charged to m, and room
+// is for it.
+func (s *Segment) word(w Word, m *meter, room []uint64) (wordTest, error) {
 	p := &s.words
 	from := p.lower(w.Text)
 	to := from
 	if w.Prefix {
 		to = p.len()
-		if end := after(w.Text); end != "" {
-			to = p.lower(end)
+		var tmp [maxPattern + utf8.UTFMax]byte
+		if end := appendAfter(tmp[:0], w.Text); len(end) > 0 {
+			to = p.lower(str(end))
 		}
 	} else if from < p.len() && p.token(from) == w.Text {
 		to++
@@ -114,7 +117,9 @@ func (s *Segment) word(w Word, m *meter) (wordTest, error) {
 	case 1:
 		return wordTest{list: p.rows(from), n: len(p.rows(from))}, nil
 	}
-	t := wordTest{bits: make([]uint64, (s.n+63)/64)}
+	size := (s.n + 63) / 64
+	t := wordTest{bits: slices.Grow(room[:0], size)[:size]}
+	clear(t.bits)
 	for i := from; i < to; i++ {
 		for _, row := range p.rows(i) {
 			t.bits[row>>6] |= 1 << (row & 63)

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // predicate is a filter made ready for the columns of a segment: the ordinals
@@ -178,8 +179,9 @@ func (p *predicate) sortedText(f *Filter) {
 		p.hi = c.lower(s[0].Text+"\x00") - 1
 	case Prefix:
 		p.lo = c.lower(s[0].Text)
-		if end := after(s[0].Text); end != "" {
-			p.hi = c.lower(end) - 1
+		var tmp [maxPattern + utf8.UTFMax]byte
+		if end := appendAfter(tmp[:0], s[0].Text); len(end) > 0 {
+			p.hi = c.lower(str(end)) - 1
 		}
 	}
 }

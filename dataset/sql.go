@@ -334,7 +334,10 @@ func appendLiteral(b []byte, v any) []byte {
 
 // after is the first string above all that begin with s: its last character
 // raised by one, as UTF-8 orders like code points. "" means there is none.
-func after(s string) string {
+func after(s string) string { return string(appendAfter(nil, s)) }
+
+// appendAfter is after, added to b.
+func appendAfter(b []byte, s string) []byte {
 	for s != "" {
 		r, n := utf8.DecodeLastRuneInString(s)
 		s = s[:len(s)-n]
@@ -344,7 +347,7 @@ func after(s string) string {
 		case r > utf8.MaxRune:
 			continue
 		}
-		return s + string(r)
+		return utf8.AppendRune(append(b, s...), r)
 	}
-	return ""
+	return b
 }

@@ -243,7 +243,7 @@ func (n *node) reload(ctx context.Context) error {
 // handler is what callers reach. It is no ServeMux: that would redirect paths
 // which it finds unclean, and a redirect of a paid route is a way around it.
 func (n *node) handler() http.Handler {
-	platform := n.platform()
+	platform, shop := n.platform(), &dataset.Packer{Next: n.dispatch}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; {
 		case strings.HasPrefix(path, "/__platform/"):
@@ -251,7 +251,7 @@ func (n *node) handler() http.Handler {
 		case path == "/health" && !n.dir.HasHost(r.Host):
 			health(w, r)
 		default:
-			n.dispatch.ServeHTTP(w, r)
+			shop.ServeHTTP(w, r)
 		}
 	})
 }
