@@ -9,9 +9,17 @@ import (
 	"github.com/402claw/clawr/facilitator"
 )
 
+// quorum is whom to believe: the providers that were given, or the one.
+func (n *Node) quorum() *chain.Quorum {
+	if n.Quorum != nil {
+		return n.Quorum
+	}
+	return chain.Alone(n.Client)
+}
+
 // At is the canonical block with a number, nil if there is none yet.
 func (n *Node) At(ctx context.Context, number int64) (*facilitator.Block, error) {
-	b, err := n.Client.Canonical(ctx, number)
+	b, err := n.quorum().Canonical(ctx, number)
 	if b == nil || err != nil {
 		return nil, err
 	}
@@ -22,14 +30,14 @@ func (n *Node) At(ctx context.Context, number int64) (*facilitator.Block, error)
 // Blocks are the canonical blocks from one number on, as many up to the other
 // as one call gives.
 func (n *Node) Blocks(ctx context.Context, from, to int64, assets []common.Address) ([]facilitator.Seen, error) {
-	list, err := n.Client.Blocks(ctx, from, to, assets)
+	list, err := n.quorum().Blocks(ctx, from, to, assets)
 	return seen(list), err
 }
 
 // Range are the finalized blocks up to the number reached in which the tokens
 // did something.
 func (n *Node) Range(ctx context.Context, from, to int64, assets []common.Address) ([]facilitator.Seen, int64, error) {
-	list, reached, err := n.Client.Range(ctx, from, to, assets)
+	list, reached, err := n.quorum().Range(ctx, from, to, assets)
 	return seen(list), reached, err
 }
 

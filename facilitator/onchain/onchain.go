@@ -25,6 +25,8 @@ import (
 type Node struct {
 	*chain.Client
 	Key *chain.Key
+	// Quorum decides what moved and what is final; nil: Client alone does.
+	Quorum *chain.Quorum
 }
 
 // Signer is the account that pays for gas.
@@ -83,7 +85,7 @@ func (n *Node) ValidSignature(ctx context.Context, payer common.Address, digest 
 
 // Nonce is the account's next nonce, after what the node's pool holds.
 func (n *Node) Nonce(ctx context.Context) (int64, error) {
-	nonce, err := n.Client.PendingNonceAt(ctx, n.Key.Address())
+	nonce, err := n.quorum().Nonce(ctx, n.Key.Address())
 	return int64(nonce), err
 }
 
@@ -149,7 +151,12 @@ func (n *Node) Submit(ctx context.Context, tx ledger.Tx, ts []facilitator.Transf
 	if until, ok := ctx.Deadline(); ok {
 		wait = time.Until(until)
 	}
-	r, _, err := n.Client.Submit(ctx, chain.Tx{Hash: common.HexToHash(tx.Hash), Raw: tx.Raw}, wait)
+	signed := chain.Tx{Hash: common.HexToHash(tx.Hash), Raw: tx.Raw}
+	if n.Quorum != nil && n.Quorum.Size() > 1 {
+		r, err := n.Quorum.Submit(ctx, signed, wait)
+		return n.receipt(ctx, r, ts), err
+	}
+	r, _, err := n.Client.Submit(ctx, signed, wait)
 	return n.receipt(ctx, r, ts), err
 }
 
@@ -164,12 +171,12 @@ func (n *Node) Affords(ctx context.Context, gas uint64) error {
 
 // Head is the newest block.
 func (n *Node) Head(ctx context.Context) (facilitator.Block, error) {
-	return block(n.Client.Head(ctx))
+	return block(n.quorum().Head(ctx))
 }
 
 // Finalized is the newest block that cannot be undone.
 func (n *Node) Finalized(ctx context.Context) (facilitator.Block, error) {
-	return block(n.Client.Finalized(ctx))
+	return block(n.quorum().Finalized(ctx))
 }
 
 func block(b chain.Block, err error) (facilitator.Block, error) {
@@ -178,12 +185,12 @@ func block(b chain.Block, err error) (facilitator.Block, error) {
 
 // Used reports whether the nonce of t was used or cancelled.
 func (n *Node) Used(ctx context.Context, t facilitator.Transfer) (bool, error) {
-	return n.Client.AuthorizationState(ctx, t.Asset, t.Payer, t.Nonce)
+	return n.quorum().AuthorizationState(ctx, t.Asset, t.Payer, t.Nonce)
 }
 
 // Receipt is what a mined transaction did with each of ts.
 func (n *Node) Receipt(ctx context.Context, tx string, ts []facilitator.Transfer) (*facilitator.Receipt, error) {
-	r, err := n.Client.Receipt(ctx, common.HexToHash(tx))
+	r, err := n.quorum().Receipt(ctx, common.HexToHash(tx))
 	return n.receipt(ctx, r, ts), err
 }
 
@@ -222,31 +229,10 @@ func use(u chain.Use) facilitator.Use {
 	return facilitator.Unused
 }
 
-// Find searches from the last block before since, which it finds by halving.
+// Find searches from the last block before since.
 func (n *Node) Find(ctx context.Context, t facilitator.Transfer, since time.Time) (facilitator.Finding, error) {
-	head, err := n.Client.Head(ctx)
-	if err != nil {
-		return facilitator.Finding{}, err
-	}
-	from, to := int64(0), head.Number
-	for from < to {
-		mid := from + (to-from+1)/2
-		b, err := n.Client.BlockAt(ctx, mid)
-		if err != nil {
-			return facilitator.Finding{}, err
-		}
-		if b.Time.Before(since) {
-			from = mid
-		} else {
-			to = mid - 1
-		}
-	}
-	f, err := n.Client.FindEvidence(ctx, chain.Transfer(t), from)
-	if err != nil || f.Use == chain.Unused {
-		return facilitator.Finding{}, err
-	}
-	r, err := n.Client.Receipt(ctx, f.Tx)
-	if err != nil || r == nil {
+	r, _, err := n.quorum().Search(ctx, chain.Transfer(t), since)
+	if r == nil || err != nil {
 		return facilitator.Finding{}, err
 	}
 	return finding(r, r.Find(chain.Transfer(t))), nil
