@@ -51,6 +51,8 @@ const (
 	CodeTenantPaused       Code = "tenant_paused"
 	CodeOverloaded         Code = "overloaded"
 	CodeNotCharged         Code = "not_charged"
+	CodeRefundDue          Code = "refund_due"
+	CodeIdentifierUsed     Code = "payment_identifier_used"
 	CodeLocked             Code = "data_dir_locked"
 	CodeUnreachable        Code = "unreachable"
 	CodeWrongChain         Code = "wrong_chain"
@@ -125,7 +127,7 @@ func (c Code) Status() int {
 		return 404
 	case CodeMethodNotAllowed:
 		return 405
-	case CodeBoundElsewhere, CodeAlreadyUsed, CodeConflict, CodeHostTaken, CodeLedgerHome, CodeLocked:
+	case CodeBoundElsewhere, CodeAlreadyUsed, CodeIdentifierUsed, CodeConflict, CodeHostTaken, CodeLedgerHome, CodeLocked:
 		return 409
 	case CodeVersionGone:
 		return 410
@@ -135,7 +137,7 @@ func (c Code) Status() int {
 		return 429
 	case CodeHeadersTooLarge:
 		return 431
-	case CodeWorkerFailure:
+	case CodeWorkerFailure, CodeRefundDue:
 		return 502
 	case CodeSettlementPending, CodeFacilitatorDown, CodeTenantPaused, CodeOverloaded:
 		return 503

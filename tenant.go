@@ -64,6 +64,9 @@ type Manifest struct {
 	// Home says who sells it, and so keeps the book of its PayTo: an address
 	// has one book. Empty: the nodes.
 	Home Home `json:"ledgerHome,omitempty"`
+	// RequirePaymentID refuses payments that do not name themselves in the
+	// extension payment-identifier.
+	RequirePaymentID bool `json:"requirePaymentId,omitempty"`
 	// Content is the SHA-256 (64 hex) of what does the work: a dataset's
 	// segment file, DIR/segments/{Content}.seg.
 	Content string `json:"content,omitempty"`

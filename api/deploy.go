@@ -125,8 +125,11 @@ func (d *Deploy) checkKind() error {
 	if d.Rows < 0 {
 		return refuse(clawr.CodeBadRequest, "rows", "rows is below 0", "clawr deploy FILE counts them")
 	}
-	if d.Settle != "" && d.Settle != string(ledger.SettleBeforeResponse) {
-		return refuse(clawr.CodeBadRequest, "settle", fmt.Sprintf("payments cannot be settled by the policy %q", printable(d.Settle)), "leave settle out")
+	switch ledger.Policy(d.Settle) {
+	case "", ledger.SettleBeforeResponse, ledger.SettleFirst, ledger.Async:
+	default:
+		return refuse(clawr.CodeBadRequest, "settle", fmt.Sprintf("payments cannot be settled by the policy %q", printable(d.Settle)),
+			"--settle settle_before_response, settle_first or async")
 	}
 	if d.Home != "" && d.Home != clawr.HomeEdge {
 		return refuse(clawr.CodeBadRequest, "ledgerHome", fmt.Sprintf("nothing can be sold at %q", printable(string(d.Home))), "leave ledgerHome out, or edge")

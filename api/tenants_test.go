@@ -152,7 +152,7 @@ func TestEveryRefusalNamesTheFlag(t *testing.T) {
 		{"content", clawr.CodeBadRequest, func(d *Deploy) { d.Content = strings.Repeat("A", 64) }},
 		{"content", clawr.CodeBadRequest, func(d *Deploy) { d.Content = strings.Repeat("a", 64) }}, // not here
 		{"rows", clawr.CodeBadRequest, func(d *Deploy) { d.Rows = -1 }},
-		{"settle", clawr.CodeBadRequest, func(d *Deploy) { d.Settle = "async" }},
+		{"settle", clawr.CodeBadRequest, func(d *Deploy) { d.Settle = "later" }},
 		{"plan", clawr.CodeBadPlan, func(d *Deploy) { d.Plan = "gold" }},
 		{"owner", clawr.CodeBadRequest, func(d *Deploy) { d.Owner = "a/b" }},
 		{"owner", clawr.CodeBadRequest, func(d *Deploy) { d.Owner = strings.Repeat("a", 65) }},

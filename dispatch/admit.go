@@ -16,6 +16,9 @@ var (
 	// missRate is per caller and tenant: a record that does not exist is not
 	// charged, and must not become a free way to map the keys.
 	missRate = clawr.Rate{Requests: 20, WindowSeconds: 60, Burst: 20}
+	// contractRate is per client address: a signature that is no key's costs a
+	// question to the chain, and everybody can make one up.
+	contractRate = clawr.Rate{Requests: 60, WindowSeconds: 60, Burst: 60}
 )
 
 // admit takes the request from the rates of its caller and its tenant, and

@@ -42,7 +42,7 @@ func (d *Dispatcher) terms(e *entry, units int64) (x402.Requirements, error) {
 	}
 	return x402.Requirements{
 		Scheme: x402.SchemeExact, Network: d.Asset.Network, Amount: strconv.FormatInt(atomic, 10), Asset: d.Asset.Address,
-		PayTo: e.PayTo, MaxTimeoutSeconds: d.maxTimeoutSeconds(),
+		PayTo: e.PayTo, MaxTimeoutSeconds: d.maxTimeoutSeconds(e.policy),
 		Extra: x402.Extra{Name: d.Asset.Name, Version: d.Asset.Version},
 	}, nil
 }
@@ -62,7 +62,8 @@ func (d *Dispatcher) render(e *entry, units int64) (*challenge, error) {
 	const reason, url, quote = "{reason}", "{url}", "{quote}"
 	r.Extra.Quote = quote
 	required := x402.PaymentRequired{Version: x402.Version, Error: reason, Accepts: []x402.Requirements{r},
-		Resource: x402.ResourceInfo{URL: url, Description: clip(e.Description, maxDescription), MimeType: "application/json"}}
+		Resource:   x402.ResourceInfo{URL: url, Description: clip(e.Description, maxDescription), MimeType: "application/json"},
+		Extensions: e.extensions}
 	raw, err := base64.StdEncoding.DecodeString(required.Header())
 	if err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func (d *Dispatcher) challenge(c *call, reason clawr.Code, message string) error
 	reason = reasonFor(reason)
 	var room [x402.QuoteLen]byte
 	quote := d.Quotes.Append(room[:0], c.e.ID, x402.Quote{Version: c.e.Version, Units: ch.amount,
-		Expires: c.start.Add(time.Duration(d.maxTimeoutSeconds()) * time.Second)})
+		Expires: c.start.Add(time.Duration(d.maxTimeoutSeconds(c.e.policy)) * time.Second)})
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	s.url = d.appendURL(s.url[:0], c)
@@ -162,6 +163,7 @@ func (d *Dispatcher) challenge(c *call, reason clawr.Code, message string) error
 	if c.in.Method != http.MethodHead {
 		c.w.Write(b)
 	}
+	d.reached("challenge.after")
 	return nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
 )
 
 // Tenants is where versions come from when they are not on sale any more.
@@ -36,15 +38,18 @@ type snapshot struct {
 // request to the next.
 type entry struct {
 	clawr.Tenant
-	idHeader  []string // x-tenant-id, shared by all answers
-	owner     string
-	limited   bool // has rates, quotas or caps
-	challenge atomic.Pointer[challenge]
-	worker    atomic.Pointer[opened]
+	idHeader []string // x-tenant-id, shared by all answers
+	owner    string
+	policy   ledger.Policy
+	// extensions are advertised in every challenge.
+	extensions x402.Object
+	limited    bool // has rates, quotas or caps
+	challenge  atomic.Pointer[challenge]
+	worker     atomic.Pointer[opened]
 }
 
 func newEntry(t clawr.Tenant) *entry {
-	return &entry{Tenant: t, idHeader: []string{t.ID}, owner: "@" + t.Owner,
+	return &entry{Tenant: t, idHeader: []string{t.ID}, owner: "@" + t.Owner, policy: policyOf(t.Settle), extensions: x402.Object{x402.OfferIdentifier(t.RequirePaymentID)},
 		limited: !t.Rate.PerCaller.IsZero() || !t.Rate.Global.IsZero() || t.Usage != (clawr.Quota{}) || t.Spend != (clawr.Caps{})}
 }
 

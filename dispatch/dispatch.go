@@ -41,6 +41,8 @@ type Book interface {
 type Recovery interface {
 	// TakeOver raises the epoch of a reservation whose lease has expired.
 	TakeOver(ctx context.Context, id string, epoch int64, owner string, lease time.Duration) (ledger.Payment, error)
+	// Renew prolongs the lease of unfinished work, from now.
+	Renew(ctx context.Context, id string, epoch int64, lease time.Duration) error
 	// OpenPayments gives what is answered but not settled, oldest expiry first.
 	OpenPayments(ctx context.Context, limit int) ([]ledger.Payment, error)
 	// Janitor releases reservations that nobody works on any more.
@@ -76,6 +78,8 @@ type Dispatcher struct {
 	Workers   Workers
 	Book      Book
 	Recovery  Recovery
+	Charged   Charged
+	Queue     Queue
 	Payments  Payments // nil: paid routes answer 503 facilitator_unavailable
 	Quotas    Quotas
 	Limiter   *meter.Limiter
@@ -93,12 +97,18 @@ type Dispatcher struct {
 	MaxBody   int64         // of a request, bytes; 1 MB
 	MaxAnswer int64         // of an answer, bytes; 64 MB
 	MaxFlight int64         // paid calls at a time; 4096
+	// Exposure bounds what async tenants deliver before it is charged; the zero
+	// value gives nobody any credit.
+	Exposure ledger.Exposure
 	// Now is the clock, which moves as time does: deadlines are counted by it
 	// once and then kept by the runtime. nil: time.Now.
 	Now func() time.Time
 	// Failpoint, if not nil, is called at every numbered boundary of money.md.
 	Failpoint func(name string)
 
+	backlog  backlog
+	queue    queue
+	alarmed  atomic.Bool // the queue's age was complained of
 	flights  flights
 	inFlight atomic.Int64
 	callers  callerCache
@@ -123,11 +133,6 @@ func (d *Dispatcher) deadline() time.Duration {
 		return d.Deadline
 	}
 	return 30 * time.Second
-}
-
-// maxTimeoutSeconds is what challenges ask clients to sign for.
-func (d *Dispatcher) maxTimeoutSeconds() int64 {
-	return int64((d.deadline() + settleTime) / time.Second)
 }
 
 func (d *Dispatcher) reached(point string) {

@@ -150,7 +150,9 @@ func (c *call) advice(e *clawr.Error, status int) *advice {
 			a.Retry = "after"
 		}
 		a.Hint = "this payment was not charged and is given up; sign a new one to ask again"
-	case e.Code == clawr.CodeAlreadyUsed || e.Code == clawr.CodeVersionGone:
+	case e.Code == clawr.CodeRefundDue:
+		a.Hint = "this payment was charged and is not delivered: a refund is due"
+	case e.Code == clawr.CodeAlreadyUsed || e.Code == clawr.CodeIdentifierUsed || e.Code == clawr.CodeVersionGone:
 		a.Retry = "new_payment"
 	case status == http.StatusTooManyRequests && e.RetryAfter > 0, status >= 500:
 		a.Retry = "after"

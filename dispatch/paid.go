@@ -19,6 +19,8 @@ type payment struct {
 	*x402.PaymentPayload
 	exact     *x402.Exact
 	key       ledger.Key
+	ref       string // its payment-identifier; empty: none
+	contract  bool   // its signature is no key's: a contract has to know it
 	v1        bool
 	quote     string
 	signature string // SHA-256, hex
@@ -40,6 +42,9 @@ func (d *Dispatcher) parse(h header) (*payment, error) {
 		return nil, bad(err)
 	}
 	p := &payment{PaymentPayload: pp, v1: h.v1, quote: pp.Accepted.Extra.Quote}
+	if p.ref, err = pp.Identifier(); err != nil {
+		return nil, err
+	}
 	if p.exact, err = x402.ParseExact(pp.Payload); err != nil {
 		return nil, bad(err)
 	}
@@ -53,6 +58,12 @@ func (d *Dispatcher) parse(h header) (*payment, error) {
 		p.quoteSHA = hashHex([]byte(p.quote))
 	}
 	return p, nil
+}
+
+// validBefore is when the authorization is over, unix seconds.
+func (p *payment) validBefore() int64 {
+	t, _ := p.exact.ValidBefore.Int64()
+	return t
 }
 
 // paid answers a call that carries a payment: by the row of its authorization,
@@ -161,7 +172,7 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 	defer cancel()
 	for {
 		switch {
-		case row.Money == ledger.Mined || row.Money == ledger.Final:
+		case row.Work == ledger.Done && (row.Policy == ledger.Async || row.Money == ledger.Mined || row.Money == ledger.Final):
 			return d.replay(ctx, c, e, row)
 		case row.Money == ledger.Released || row.Money == ledger.Dead:
 			reason := row.ErrorCode
@@ -169,16 +180,27 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 				reason = clawr.CodeNotCharged
 			}
 			return d.refuse(c, reason, "this payment was not charged and can not be used any more; sign a new one")
+		case row.Work == ledger.Failed:
+			return d.refundDue(c, row)
 		case d.flights.has(p.key):
 			// Somebody in this process brings it to its end.
 		case row.Work == ledger.Done:
 			defer d.flights.begin(p.key)()
 			return d.finish(ctx, c, p, e, row, nil)
-		case row.LeaseUntil.Before(d.now()) && idempotent(c.Method):
+		case !row.LeaseUntil.After(d.now()) && (idempotent(c.Method) || row.Policy == ledger.SettleFirst):
 			if taken, err := d.takeOver(ctx, c, p, e, row); taken {
 				return err
 			} else if err != nil && !errors.Is(err, ledger.ErrFenced) {
 				return d.stuck(c, row, err)
+			}
+		}
+		if row.Money == ledger.Signed && row.Work != ledger.Done && !d.flights.has(p.key) {
+			// Its owner is on another node; the chain can be asked by everybody.
+			end := d.flights.begin(p.key)
+			out, err := d.settle(ctx, row)
+			end()
+			if err != nil || out.State != ledger.Settled {
+				return d.unsettled(ctx, c, p, e, row, out, err)
 			}
 		}
 		var next *ledger.Payment
@@ -189,7 +211,7 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 		switch {
 		case ctx.Err() != nil || c.in.Context().Err() != nil:
 			out := d.pending(c, row, row.Tx)
-			out.Message, out.RetryAfter = "this payment's request is still being worked on", time.Second
+			out.Message = "this payment's request is still being worked on"
 			return out
 		case err != nil:
 			return d.stuck(c, row, err)
@@ -200,7 +222,8 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 	}
 }
 
-// takeOver does the work again that somebody began and did not end. It reports
+// takeOver does the work again that somebody began and did not end, or, where
+// it must not be done twice, ends it with a refund. It reports
 // whether it did; an error without that leaves everything as it was.
 func (d *Dispatcher) takeOver(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment) (bool, error) {
 	leave, err := d.enter()
@@ -209,9 +232,13 @@ func (d *Dispatcher) takeOver(ctx context.Context, c *call, p *payment, e *entry
 	}
 	defer leave()
 	defer d.flights.begin(p.key)()
-	taken, err := d.Recovery.TakeOver(ctx, row.ID, row.Epoch, d.Node, d.lease())
+	taken, err := d.Recovery.TakeOver(ctx, row.ID, row.Epoch, d.Node, leaseTime)
 	if err != nil {
 		return false, err
+	}
+	if taken.Work == ledger.Running && !idempotent(c.Method) { // paid, begun, and not to be begun twice
+		c.paidEvent(e, &taken)
+		return true, d.owe(ctx, c, &taken, errors.New("its owner did not come back"))
 	}
 	return true, d.perform(ctx, c, p, e, &taken)
 }
@@ -245,6 +272,9 @@ func (d *Dispatcher) buy(c *call, p *payment) error {
 		return c.planErr
 	case c.in.ContentLength > d.maxBody():
 		return d.bodyTooLarge()
+	case e.RequirePaymentID && p.ref == "":
+		return &clawr.Error{Code: clawr.CodeBadHeader, Param: x402.PaymentIdentifier, Message: "this API wants every payment to name itself; nothing was charged",
+			Fix: "send the extension payment-identifier with an id of 16 to 128 letters, digits, - and _"}
 	case refusal != nil:
 		return d.refuse(c, refusal.Code, refusal.Message)
 	}
@@ -255,7 +285,7 @@ func (d *Dispatcher) buy(c *call, p *payment) error {
 	if p.quote != "" && strconv.FormatInt(quoted, 10) != terms.Amount {
 		return d.refuse(c, x402.ReasonValue, "the quote is for another amount")
 	}
-	if refusal := d.verify(c, p, &terms); refusal != nil {
+	if refusal := d.verify(c, p, e, &terms); refusal != nil {
 		return d.refusedButKnown(c, p, refusal)
 	}
 	c.ev.Caller = d.callers.hash(d.Salt, payerCaller, p.key.Payer)
@@ -291,11 +321,11 @@ func (d *Dispatcher) quoted(c *call, p *payment) (e *entry, units int64, refusal
 
 // verify checks p against terms: all that needs no chain here, the rest by the
 // facilitator.
-func (d *Dispatcher) verify(c *call, p *payment, terms *x402.Requirements) *clawr.Error {
+func (d *Dispatcher) verify(c *call, p *payment, e *entry, terms *x402.Requirements) *clawr.Error {
 	if _, err := x402.Match([]x402.Requirements{*terms}, p.PaymentPayload); err != nil {
 		return asRefusal(err)
 	}
-	if err := x402.CheckEcho(nil, p.Extensions, nil); err != nil {
+	if err := x402.CheckEcho(e.extensions, p.Extensions, nil); err != nil {
 		return asRefusal(err)
 	}
 	// Time is the later of ours and the chain's: by either, the authorization
@@ -304,7 +334,14 @@ func (d *Dispatcher) verify(c *call, p *payment, terms *x402.Requirements) *claw
 	if head := d.Payments.HeadTime(); head.After(now) {
 		now = head
 	}
-	if _, err := x402.Verify(p.PaymentPayload, terms, x402.Check{Now: now, Slack: d.deadline() + slack, Token: &d.Asset}); err != nil {
+	check := x402.Check{Now: now, Slack: d.deadline() + slack, Token: &d.Asset}
+	_, err := x402.Verify(p.PaymentPayload, terms, check)
+	if clawr.CodeOf(err) == x402.ReasonSignature && len(p.exact.Signature) != 65 && d.Limiter.Allow("contract/"+c.addr, contractRate, c.start, 1).OK {
+		// It may be a contract's, whose code the facilitator asks.
+		check.Contract, p.contract = true, true
+		_, err = x402.Verify(p.PaymentPayload, terms, check)
+	}
+	if err != nil {
 		return asRefusal(err)
 	}
 	ctx, cancel := context.WithTimeout(c.in.Context(), 10*time.Second)

@@ -22,6 +22,7 @@ const (
 	abandoned     = 2 * time.Minute
 	recoverBatch  = 256
 	recoverAtOnce = 16
+	owed          = 10 * time.Minute // the same, once it is paid (settle_first): then a refund is due
 )
 
 // Run brings payments to their end that no call is bringing there: after a
@@ -30,12 +31,25 @@ const (
 func (d *Dispatcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(recoverEvery)
 	defer tick.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if d.Payments != nil {
+		wg.Go(func() { d.drain(ctx) })
+	}
 	resting := resting{}
+	since, settled := time.Now(), d.backlog.settled.Load()
 	for {
+		d.look(ctx, since, settled)
+		since, settled = time.Now(), d.backlog.settled.Load()
 		if d.Payments != nil {
 			if err := d.recover(ctx, resting); err != nil && ctx.Err() == nil {
 				d.Log.WarnContext(ctx, "recovery", "err", err)
 			}
+		}
+		if n, err := d.Charged.Owe(ctx, owed); err != nil && ctx.Err() == nil {
+			d.Log.WarnContext(ctx, "janitor", "err", err)
+		} else if n > 0 {
+			d.Log.ErrorContext(ctx, "paid and never delivered: refunds are due", "count", n)
 		}
 		if n, err := d.Recovery.Janitor(ctx, abandoned); err != nil && ctx.Err() == nil {
 			d.Log.WarnContext(ctx, "janitor", "err", err)
@@ -67,7 +81,7 @@ func (d *Dispatcher) recover(ctx context.Context, resting resting) error {
 	room := make(chan struct{}, recoverAtOnce)
 	for _, p := range open {
 		// What moved a moment ago has a call at work on it, here or on another node.
-		if _, rests := resting[p.ID]; rests || d.flights.has(p.Key) || now.Sub(p.Updated) < theirs {
+		if _, rests := resting[p.ID]; rests || d.flights.has(p.Key) || now.Sub(p.Updated) < theirs || queued(&p) {
 			continue
 		}
 		resting[p.ID] = now.Add(rest)
@@ -81,6 +95,9 @@ func (d *Dispatcher) recover(ctx context.Context, resting resting) error {
 	return nil
 }
 
+// queued reports whether p is the queue's to settle.
+func queued(p *ledger.Payment) bool { return p.Policy == ledger.Async && p.Money == ledger.Held }
+
 // settleOpen asks once more what became of p. The facilitator moves the row;
 // only what was never submitted is released here.
 func (d *Dispatcher) settleOpen(ctx context.Context, p ledger.Payment) {
@@ -88,6 +105,13 @@ func (d *Dispatcher) settleOpen(ctx context.Context, p ledger.Payment) {
 	defer cancel()
 	defer d.flights.begin(p.Key)()
 	out, err := d.Payments.Settle(ctx, p)
+	d.reached("settle.after")
+	if queued(&p) {
+		d.backlog.failing.Store(err != nil && ctx.Err() == nil)
+	}
+	if err == nil && out.State == ledger.Settled {
+		d.backlog.settled.Add(1)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			d.Log.WarnContext(ctx, "open payment not settled", "payment", p.ID, "err", err)
@@ -97,9 +121,11 @@ func (d *Dispatcher) settleOpen(ctx context.Context, p ledger.Payment) {
 	if out.State != ledger.NotCharged || p.Money != ledger.Held {
 		return
 	}
+	now := d.now()
+	d.Limiter.Allow("preflight/"+p.Payer, preflightRate, now, 1)
 	// What becomes of the event that the answer was stored with.
 	reason := reasonFor(out.Reason)
-	ev := usage.Event{Time: d.now(), RequestID: newRequestID(), TenantID: p.TenantID, PaymentID: p.ID, Endpoint: p.Route,
+	ev := usage.Event{Time: now, RequestID: newRequestID(), TenantID: p.TenantID, PaymentID: p.ID, Endpoint: p.Route,
 		Status: http.StatusPaymentRequired, Lifecycle: usage.SettleFailed, Error: string(reason)}
 	if err := d.Book.Release(ctx, p.ID, p.Epoch, reason, ev); err != nil && !errors.Is(err, ledger.ErrFenced) {
 		d.Log.ErrorContext(ctx, "not released", "payment", p.ID, "err", err)

@@ -20,16 +20,16 @@ func (d *Dispatcher) detached(c *call) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(c.in.Context()), d.deadline()-d.now().Sub(c.start))
 }
 
-// lease is how long a reservation is left alone after its owner went quiet:
-// nobody holds one for longer than a route's deadline.
-func (d *Dispatcher) lease() time.Duration { return d.deadline() + 5*time.Second }
-
 // enter counts a paid call in, if there is room. What is turned away here is
 // not reserved yet, or is nobody's work.
 func (d *Dispatcher) enter() (leave func(), err error) {
 	if n := d.inFlight.Add(1); d.MaxFlight > 0 && n > d.MaxFlight {
 		d.inFlight.Add(-1)
 		return nil, &clawr.Error{Code: clawr.CodeOverloaded, Message: "too many paid calls are in work; nothing was charged", Fix: "send the same request again", RetryAfter: time.Second}
+	}
+	if d.backlog.jammed(d.deadline()) {
+		d.inFlight.Add(-1)
+		return nil, &clawr.Error{Code: clawr.CodeOverloaded, Message: "settlements take too long just now; nothing was charged", Fix: "send the same request again", RetryAfter: 5 * time.Second}
 	}
 	return func() { d.inFlight.Add(-1) }, nil
 }
@@ -64,8 +64,12 @@ func (d *Dispatcher) claim(c *call, p *payment, e *entry, terms x402.Requirement
 	ctx, cancel := d.detached(c)
 	defer cancel()
 	d.reached("verify.after")
-	got, err := d.Book.Reserve(ctx, row, d.Node, d.lease())
+	got, err := d.Book.Reserve(ctx, row, d.Node, leaseTime)
 	if conflict, ok := errors.AsType[*ledger.Conflict](err); ok {
+		if conflict.Payment.Key != p.key { // it is the identifier that is known
+			return nil, &clawr.Error{Code: clawr.CodeIdentifierUsed, Param: x402.PaymentIdentifier, Message: "another payment has this payment-identifier; this one was not charged",
+				Fix: "send that payment's header again, or sign a new payment with a new id"}
+		}
 		return conflict.Payment, nil
 	}
 	if err != nil {
@@ -85,17 +89,16 @@ func (d *Dispatcher) row(c *call, p *payment, e *entry, terms x402.Requirements)
 		return ledger.Payment{}, err
 	}
 	after, _ := p.exact.ValidAfter.Int64()
-	before, _ := p.exact.ValidBefore.Int64()
 	return ledger.Payment{
 		ID: "pay_" + newRequestID()[4:], TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Scheme: x402.SchemeExact, Key: p.key,
-		PayTo: e.PayTo, Amount: amount, ValidAfter: after, ValidBefore: before,
+		PayTo: e.PayTo, Amount: amount, ValidAfter: after, ValidBefore: p.validBefore(),
 		Fingerprint: c.fingerprint(e, c.canonical), Payload: raw, PayloadSHA256: hashHex(raw), SignatureSHA256: p.signature,
-		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), Policy: ledger.SettleBeforeResponse,
+		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), ClientRef: p.ref, Policy: d.policy(c, e, p), Exposure: d.Exposure,
 	}, nil
 }
 
-// perform does the work that row reserved, stores the answer, and settles.
-func (d *Dispatcher) perform(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment) error {
+// run does the work that row reserved, stores the answer, and settles.
+func (d *Dispatcher) run(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment) error {
 	d.reached("worker.before")
 	answer, err := d.work(ctx, c)
 	d.reached("worker.after")
@@ -108,29 +111,34 @@ func (d *Dispatcher) perform(ctx context.Context, c *call, p *payment, e *entry,
 	c.ev.Lifecycle = usage.Unsettled
 	c.ev.Status, c.ev.BytesOut, c.ev.Latency = answer.Status, answer.Len, d.now().Sub(c.start)
 	if err := d.Book.Done(ctx, row.ID, row.Epoch, *answer, c.ev); err != nil {
-		if !errors.Is(err, ledger.ErrFenced) {
-			d.Log.ErrorContext(ctx, "answer not stored", "payment", row.ID, "err", err)
-		}
-		c.ev.Lifecycle = "" // nothing of it is in the book
-		return d.pending(c, row, "")
+		return d.lost(ctx, c, row, "answer not stored", err)
 	}
 	c.booked = true
 	d.reached("t2.after")
 	row.Work = ledger.Done
+	switch row.Policy {
+	case ledger.Async: // delivered at once, and settled behind the caller's back
+		d.queue.push(*row)
+		return d.respond(c, e, row, answer)
+	case ledger.SettleFirst:
+		return d.respond(c, e, row, answer)
+	}
 	return d.finish(ctx, c, p, e, row, answer)
 }
 
 // giveUp releases row, whose work failed with err. Only then may the caller be
 // told that it was not charged: if somebody else has the row by now, he may
-// come to an end with it.
+// come to an end with it. What was settled first cannot be released.
 func (d *Dispatcher) giveUp(ctx context.Context, c *call, row *ledger.Payment, err error) error {
+	if row.Policy == ledger.SettleFirst {
+		return d.owe(ctx, c, row, err)
+	}
 	c.ev.Lifecycle, c.ev.Status, c.ev.Error, c.ev.Latency = usage.Failure, statusOf(err), string(clawr.CodeOf(err)), d.now().Sub(c.start)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTime)
 	defer cancel()
 	if rerr := d.Book.Release(ctx, row.ID, row.Epoch, clawr.CodeOf(err), c.ev); rerr != nil {
-		d.Log.ErrorContext(ctx, "not released", "payment", row.ID, "err", rerr, "why", err)
-		c.ev.Lifecycle = ""
-		return d.pending(c, row, "")
+		d.Log.ErrorContext(ctx, "not released", "payment", row.ID, "why", err)
+		return d.lost(ctx, c, row, "not released", rerr)
 	}
 	c.booked = true
 	c.receipt = &x402.SettleResponse{ErrorReason: clawr.CodeNotCharged, Network: row.Network, Payer: row.Payer}
@@ -158,32 +166,38 @@ func (d *Dispatcher) answerExpiry(row *ledger.Payment) time.Time {
 // answer is nil if another call stored it: then this one is a resend, and the
 // event of the payment is not its own.
 func (d *Dispatcher) finish(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment, answer *ledger.Answer) error {
-	if d.Payments == nil {
-		return d.pending(c, row, "")
+	out, err := d.settle(ctx, row)
+	switch {
+	case err != nil || out.State != ledger.Settled:
+		return d.unsettled(ctx, c, p, e, row, out, err)
+	case answer == nil:
+		return d.replay(ctx, c, e, row)
 	}
-	out, err := d.Payments.Settle(ctx, *row)
-	d.reached("settle.after")
+	return d.respond(c, e, row, answer)
+}
+
+// unsettled answers for a settlement that did not come to its end: with a 402
+// if there is proof that it never will.
+func (d *Dispatcher) unsettled(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment, out ledger.Outcome, err error) error {
 	if err != nil {
 		d.Log.WarnContext(ctx, "settlement not submitted", "payment", row.ID, "err", err)
 		return d.pending(c, row, "")
 	}
-	switch {
-	case out.State == ledger.Settled && out.Tx != "" && out.BlockHash != "":
-		row.Evidence, row.Money = out.Evidence, ledger.Mined
-		if answer == nil {
-			return d.replay(ctx, c, e, row)
-		}
-		return d.respond(c, e, row, answer)
-	case out.State == ledger.NotCharged:
+	if out.State == ledger.NotCharged {
 		c.paidEvent(e, row)
 		c.ev.Lifecycle, c.ev.Countable, c.ev.Billable = usage.SettleFailed, false, false
 		c.ev.Status, c.ev.Error = http.StatusPaymentRequired, string(reasonFor(out.Reason))
 		if row.Money == ledger.Held {
+			if row.Work == ledger.Done { // the work was for nothing
+				d.Limiter.Allow("preflight/"+row.Payer, preflightRate, c.start, 1)
+			}
 			// Fenced means that it is dead or released already: as good.
-			if err := d.Book.Release(ctx, row.ID, row.Epoch, reasonFor(out.Reason), c.ev); err != nil && !errors.Is(err, ledger.ErrFenced) {
+			err := d.Book.Release(ctx, row.ID, row.Epoch, reasonFor(out.Reason), c.ev)
+			if err != nil && !errors.Is(err, ledger.ErrFenced) {
 				d.Log.ErrorContext(ctx, "not released", "payment", row.ID, "err", err)
 				return d.pending(c, row, "")
 			}
+			c.booked = c.booked || err == nil && row.Work != ledger.Done
 		}
 		return d.refuseSettlement(c, row, out)
 	}
@@ -202,7 +216,11 @@ func (d *Dispatcher) refuseSettlement(c *call, row *ledger.Payment, out ledger.O
 // a 402, because clients answer those with a new payment.
 func (d *Dispatcher) pending(c *call, row *ledger.Payment, tx string) *clawr.Error {
 	c.receipt = &x402.SettleResponse{ErrorReason: clawr.CodeSettlementPending, Transaction: tx, Network: row.Network, Payer: row.Payer}
-	return &clawr.Error{Code: clawr.CodeSettlementPending, Message: "the payment is being settled", Fix: "send the same PAYMENT-SIGNATURE again; do not sign a new one", RetryAfter: 2 * time.Second}
+	after := 2 * time.Second
+	if row.Money != ledger.Signed && (row.Work == ledger.Pending || row.Work == ledger.Running) {
+		after = time.Second // it is not the chain that is waited for
+	}
+	return &clawr.Error{Code: clawr.CodeSettlementPending, Message: "the payment is being settled", Fix: "send the same PAYMENT-SIGNATURE again; do not sign a new one", RetryAfter: after}
 }
 
 // stuck is what is said when something of ours, which the log learns, keeps
@@ -238,6 +256,9 @@ func (d *Dispatcher) replay(ctx context.Context, c *call, e *entry, row *ledger.
 	}
 	c.paidEvent(e, row)
 	c.ev.Lifecycle, c.ev.Billable, c.ev.Countable, c.ev.Billed = usage.Replayed, false, false, 0
+	if row.Money == ledger.Signed {
+		row.Tx = "" // async, and a reorganisation lost it
+	}
 	c.w.Header()["X-Clawr-Replayed"] = []string{"true"}
 	return d.respond(c, e, row, answer)
 }

@@ -266,7 +266,7 @@ func TestAPanicOfOursIsAnInternalError(t *testing.T) {
 	w.at("worker.after", func() { panic("secret") })
 	w.send(q).is(500, clawr.CodeInternal).has("PAYMENT-REQUIRED", "")
 	w.state(q, ledger.Running, ledger.Held)
-	w.pass(10 * time.Second)
+	w.pass(15 * time.Second)
 	w.send(q).is(200, "")
 	w.sold(1, 2)
 }

@@ -89,7 +89,7 @@ func newWorldOn(t testing.TB, o store.Options) *world {
 func (w *world) dispatcher(node string) *dispatch.Dispatcher {
 	quotes, err := x402.NewQuotes([]byte("0123456789abcdef0123456789abcdef"))
 	w.ok(err)
-	return &dispatch.Dispatcher{Directory: &dispatch.Directory{}, Tenants: w.db, Workers: w.shop, Book: w.db, Recovery: w.db, Payments: w.till,
+	return &dispatch.Dispatcher{Directory: &dispatch.Directory{}, Tenants: w.db, Workers: w.shop, Book: w.db, Recovery: w.db, Charged: w.db, Queue: w.db, Payments: w.till,
 		Quotas: w.db, Limiter: new(meter.Limiter), Usage: w.rec, Log: slog.New(slog.NewJSONHandler(w.log, nil)), Asset: usdc, Quotes: quotes,
 		Salt: []byte("salt"), Node: node, Deadline: 3 * time.Second, Now: w.now, Failpoint: w.reached}
 }

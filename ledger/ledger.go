@@ -133,9 +133,9 @@ type Refund struct {
 
 // Backlog is what a book has yet to settle.
 type Backlog struct {
-	Depth       int64     // payments that are held or signed
-	FirstExpiry int64     // the least ValidBefore among them, unix seconds
-	Head        time.Time // when that one was reserved
+	Depth  int64     // payments that are held or signed
+	Expiry int64     // ValidBefore of the first that async delivered and nobody submitted, unix seconds; 0: none
+	Head   time.Time // when that one was reserved
 }
 
 // Answer is a stored answer: the bytes, or what they are recomputed from.

@@ -140,12 +140,13 @@ func (db *DB) ExposureOf(ctx context.Context, network, asset, payTo, payer strin
 // Backlog is what waits to be settled.
 func (db *DB) Backlog(ctx context.Context) (ledger.Backlog, error) {
 	var b ledger.Backlog
-	err := db.reader().QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(MIN(valid_before), 0) FROM payments WHERE money IN('held','signed')`).Scan(&b.Depth, &b.FirstExpiry)
+	err := db.reader().QueryRowContext(ctx, `SELECT COUNT(*) FROM payments WHERE money IN('held','signed')`).Scan(&b.Depth)
 	if err != nil || b.Depth == 0 {
 		return b, err
 	}
 	var created int64
-	_, err = found(db.reader().QueryRowContext(ctx, `SELECT created_at FROM payments WHERE money IN('held','signed') ORDER BY valid_before LIMIT 1`).Scan(&created))
+	_, err = found(db.reader().QueryRowContext(ctx, `SELECT valid_before, created_at FROM payments
+		WHERE money IN('held','signed') AND money = 'held' AND policy = 'async' AND work = 'done' ORDER BY valid_before LIMIT 1`).Scan(&b.Expiry, &created))
 	b.Head = fromMicros(created)
 	return b, err
 }

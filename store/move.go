@@ -126,7 +126,7 @@ func (db *DB) Release(ctx context.Context, id string, epoch int64, why clawr.Cod
 		var policy ledger.Policy
 		ok, err := found(q.QueryRowContext(ctx, `
 			UPDATE payments SET money = 'released', work = CASE work WHEN 'done' THEN 'done' ELSE 'failed' END, error_code = $3,
-				event_id = COALESCE(event_id, $5), updated_at = $4
+				client_ref = CASE work WHEN 'done' THEN client_ref END, event_id = COALESCE(event_id, $5), updated_at = $4
 			WHERE id = $1 AND epoch = $2 AND money = 'held'
 			RETURNING counters, event_id, policy`, id, epoch, string(why), db.micros(), null(ev.RequestID)).Scan(&counters, &event, &policy))
 		if err != nil {

@@ -132,6 +132,17 @@ func without(raw []byte, names []string) []byte {
 // PaymentIdentifier is the extension with which a client names a payment.
 const PaymentIdentifier = "payment-identifier"
 
+// OfferIdentifier is the extension as a server advertises it, with the SDK's
+// schema: what a client adds is info.id.
+func OfferIdentifier(required bool) Member {
+	info := `{"required":false}`
+	if required {
+		info = `{"required":true}`
+	}
+	return Member{Name: PaymentIdentifier, Value: []byte(`{"info":` + info + `,"schema":{"$schema":"https://json-schema.org/draft/2020-12/schema","type":"object",` +
+		`"properties":{"required":{"type":"boolean"},"id":{"type":"string","minLength":16,"maxLength":128,"pattern":"^[a-zA-Z0-9_-]+$"}},"required":["required"]}}`)}
+}
+
 // Identifier is the id that a payment names itself by in the extension
 // payment-identifier, or "" if it has none. An extension of another shape than
 // the SDK's validatePaymentIdentifier takes, or an id that is not 16 to 128 of

@@ -18,6 +18,7 @@ import (
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/api"
 	"github.com/402claw/clawr/dataset"
+	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/worker"
 )
 
@@ -32,6 +33,8 @@ type deployFlags struct {
 	rateCaller, rateGlobal                string
 	quotaDay, quotaMonth                  int64
 	spendDay, spendMonth                  string
+	settle                                string
+	requirePaymentID                      bool
 	previewRows                           int
 	types, index, search                  []string
 	key, encoding, delimiter, format      string
@@ -77,6 +80,8 @@ data directory sells the new version within a second.`,
 	fl.Int64Var(&f.quotaMonth, "quota-month", 0, "calls a caller may make in a UTC month")
 	fl.StringVar(&f.spendDay, "spend-day", "", "`USD` a caller may spend in a UTC day")
 	fl.StringVar(&f.spendMonth, "spend-month", "", "`USD` a caller may spend in a UTC month")
+	fl.StringVar(&f.settle, "settle", "", "when payments are settled: settle_before_response, settle_first or async (default settle_before_response)")
+	fl.BoolVar(&f.requirePaymentID, "require-payment-id", false, "refuse payments without the extension payment-identifier")
 	fl.IntVar(&f.previewRows, "preview-rows", 0, "rows that are free to see (default 3; -1 for none)")
 	fl.StringSliceVar(&f.types, "type", nil, "`column=type` instead of the guess (text, bool, int, float, date, datetime)")
 	fl.StringVar(&f.key, "key", "", "`column` that /v1/records/{key} looks up")
@@ -96,7 +101,7 @@ data directory sells the new version within a second.`,
 func (f *deployFlags) manifest(cmd *cobra.Command) (m clawr.Manifest, err error) {
 	m = clawr.Manifest{Kind: clawr.KindDataset, Owner: f.owner, Directory: f.directory, Description: f.description, License: f.license, Tags: f.tags,
 		Plan: clawr.Plan(f.plan), Limits: clawr.Limits{CPUMs: f.cpuMs, SubRequests: f.subRequests}, X402: f.x402, Network: f.network,
-		Usage: clawr.Quota{Daily: f.quotaDay, Monthly: f.quotaMonth}}
+		Usage: clawr.Quota{Daily: f.quotaDay, Monthly: f.quotaMonth}, Settle: f.settle, RequirePaymentID: f.requirePaymentID}
 	if m.Owner == "" {
 		m.Owner = "me"
 	}
@@ -138,6 +143,11 @@ func (f *deployFlags) manifest(cmd *cobra.Command) (m clawr.Manifest, err error)
 		if n.v < 0 || cmd.Flags().Changed(n.flag) && n.v == 0 {
 			return m, &clawr.Error{Code: clawr.CodeUsage, Param: n.flag, Message: fmt.Sprintf("--%s %d is not a positive number", n.flag, n.v), Fix: "leave --" + n.flag + " out for the default"}
 		}
+	}
+	switch ledger.Policy(f.settle) {
+	case "", ledger.SettleBeforeResponse, ledger.SettleFirst, ledger.Async:
+	default:
+		return m, &clawr.Error{Code: clawr.CodeUsage, Param: "settle", Message: fmt.Sprintf("there is no policy %q", f.settle), Fix: "--settle settle_before_response, settle_first or async"}
 	}
 	if err := clawr.CheckPlan(m.Plan); err != nil {
 		return m, err

@@ -159,9 +159,9 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	n.dispatch = &dispatch.Dispatcher{
-		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Quotas: n.db,
+		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Charged: n.db, Queue: n.db, Quotas: n.db,
 		Limiter: new(meter.Limiter), Usage: n.usage, Log: n.log, Asset: n.set.asset, Quotes: quotes, Salt: salt[0].Value,
-		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: 4096, Failpoint: failpoint(), Docs: docsURL,
+		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: 4096, Failpoint: failpoint(), Docs: docsURL, Exposure: n.set.exposure,
 	}
 	if n.payments != nil {
 		n.dispatch.Payments = n.payments

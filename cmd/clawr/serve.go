@@ -29,6 +29,9 @@ type serveFlags struct {
 	keyFile         string
 	publicURL       string
 	publicAnalytics bool
+	asyncPayer      string // USD
+	asyncTotal      string
+	asyncCredit     string
 	deadline        time.Duration
 }
 
@@ -56,9 +59,19 @@ facilitators named with --facilitator-url, in order.`,
 	fl.StringVar(&f.keyFile, "facilitator-key-file", "", "`file` with the key that settles and pays gas (or CLAWR_FACILITATOR_KEY)")
 	fl.StringVar(&f.publicURL, "public-url", "", "scheme and host that callers reach this node at, such as https://api.example.com")
 	fl.BoolVar(&f.publicAnalytics, "public-analytics", false, "let everybody read /__platform/analytics")
+	fl.StringVar(&f.asyncPayer, "async-payer-cap", defaultAsyncPayer, "`USD` that async tenants deliver to one payer before it is charged, at most")
+	fl.StringVar(&f.asyncTotal, "async-total-cap", defaultAsyncTotal, "`USD` of all payers of one pay-to address together")
+	fl.StringVar(&f.asyncCredit, "async-credit", "0", "`USD` of it that a payer has before any payment of his is final")
 	fl.DurationVar(&f.deadline, "deadline", 30*time.Second, "time that a call may take, settlement included")
 	return cmd
 }
+
+// What async tenants may deliver before it is charged, unless the operator says
+// otherwise.
+const (
+	defaultAsyncPayer = "1"
+	defaultAsyncTotal = "10"
+)
 
 // serve runs until ctx ends. What can be found wrong without the data
 // directory is found before it is touched.

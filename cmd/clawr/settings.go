@@ -16,6 +16,7 @@ import (
 	"github.com/402claw/clawr/blob"
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/chain/devchain"
+	"github.com/402claw/clawr/ledger"
 )
 
 // settings are what a serving node knows of the world: the chain that it is
@@ -31,6 +32,7 @@ type settings struct {
 	blobs       blob.Store // the dataset files of all nodes; nil: the data directory has them
 	publicURL   string
 	openReports bool // analytics need no token
+	exposure    ledger.Exposure
 	deadline    time.Duration
 }
 
@@ -98,7 +100,35 @@ func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*s
 			return nil, err
 		}
 	}
-	return s, nil
+	s.exposure, err = f.exposure(s.asset.Decimals)
+	return s, err
+}
+
+// exposure reads the caps of async in the token's units.
+func (f *serveFlags) exposure(decimals int) (x ledger.Exposure, err error) {
+	for _, c := range []struct {
+		flag, usd string
+		to        *int64
+	}{{"async-payer-cap", f.asyncPayer, &x.Payer}, {"async-total-cap", f.asyncTotal, &x.Total}, {"async-credit", f.asyncCredit, &x.Credit}} {
+		if c.usd == "" { // no server that sells
+			continue
+		}
+		a, err := clawr.ParseAmount(c.usd)
+		if err != nil {
+			return x, withParam(err, c.flag)
+		}
+		if a == 0 {
+			continue
+		}
+		if *c.to, err = a.Atomic(decimals); err != nil {
+			return x, withParam(err, c.flag)
+		}
+	}
+	if x.Credit > x.Payer || x.Payer > x.Total {
+		return x, &clawr.Error{Code: clawr.CodeUsage, Param: "async-payer-cap", Message: "the async caps are in the wrong order: credit, one payer's, all payers'",
+			Fix: "--async-credit 0 --async-payer-cap " + defaultAsyncPayer + " --async-total-cap " + defaultAsyncTotal}
+	}
+	return x, nil
 }
 
 // settler finds who settles: this process with its key, or others.
@@ -150,6 +180,9 @@ func checkURL(flag, v string) error {
 func (e *env) devSettings(ctx context.Context, c *devchain.Chain, f *devFlags) (*settings, string, error) {
 	s := &settings{asset: c.Asset(), deadline: f.deadline, openReports: true}
 	var err error
+	if s.exposure, err = (&serveFlags{asyncPayer: defaultAsyncPayer, asyncTotal: defaultAsyncTotal}).exposure(s.asset.Decimals); err != nil {
+		return nil, "", err
+	}
 	if s.chain, err = c.Client(ctx); err != nil {
 		return nil, "", err
 	}

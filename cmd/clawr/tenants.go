@@ -10,6 +10,7 @@ import (
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/api"
+	"github.com/402claw/clawr/ledger"
 )
 
 func newList(e *env) *cobra.Command {
@@ -112,7 +113,7 @@ func showTenant(w io.Writer, t *api.Tenant, versions []clawr.Tenant) error {
 		"tenant", t.Slug+" ("+t.ID+")", "status", string(t.Status), "url", t.URL, "hosts", strings.Join(t.Hosts, ", "),
 		"version", fmt.Sprintf("%d, deployed %s", t.Version, stamp(t.Created)), "owner", t.Owner, "directory", t.Directory,
 		"description", t.Description, "license", t.License, "tags", strings.Join(t.Tags, ", "),
-		"price", priceOf(&t.Manifest), "pay to", t.PayTo, "network", t.Network,
+		"price", priceOf(&t.Manifest), "pay to", t.PayTo, "network", t.Network, "settles", settlesOf(&t.Manifest), "payment id", required(t.RequirePaymentID),
 		"plan", fmt.Sprintf("%s (%d ms CPU, %d outbound calls)", t.Plan, limits.CPUMs, limits.SubRequests),
 		"rate per caller", rate(t.Rate.PerCaller), "rate of all", rate(t.Rate.Global),
 		"calls per day", number(t.Usage.Daily), "calls per month", number(t.Usage.Monthly),
@@ -131,6 +132,24 @@ func showTenant(w io.Writer, t *api.Tenant, versions []clawr.Tenant) error {
 	}
 	fmt.Fprintln(w)
 	return table(w, "VERSION DEPLOYED PRICE ROWS CONTENT", rows)
+}
+
+// settlesOf says when a version's payments are settled, if it has any.
+func settlesOf(m *clawr.Manifest) string {
+	switch {
+	case !m.Paid():
+		return ""
+	case m.Settle == "":
+		return string(ledger.SettleBeforeResponse)
+	}
+	return m.Settle
+}
+
+func required(is bool) string {
+	if is {
+		return "required"
+	}
+	return ""
 }
 
 func newPause(e *env) *cobra.Command {
