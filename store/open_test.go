@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"database/sql"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,6 +93,20 @@ func TestReopenedDatabaseIsTheSame(t *testing.T) {
 			t.Errorf("the last event to arrive is %+v, %v", list, err)
 		}
 	})
+}
+
+// Who copies the file of a server that has ended has all of it.
+func TestClosedDatabaseIsOneFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clawr.db")
+	db, err := store.Open(t.Context(), store.Options{Path: path})
+	must(t, err)
+	reserve(t, db, 1, ledger.SettleBeforeResponse)
+	must(t, db.Close())
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if _, err := os.Stat(path + suffix); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left behind: %v", path+suffix, err)
+		}
+	}
 }
 
 func TestNewerSchemaIsRefused(t *testing.T) {

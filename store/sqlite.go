@@ -30,6 +30,7 @@ type sqliteDB struct {
 	conn    *sql.Conn // the only one of writing, the writer's
 	reading *sql.DB
 	reads   *prepared
+	writes  *prepared
 }
 
 func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteDB, err error) {
@@ -71,7 +72,8 @@ func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteD
 	if d.conn, err = d.writing.Conn(ctx); err != nil {
 		return nil, err
 	}
-	d.writer = newWriter(&prepared{db: d.conn}, fatal)
+	d.writes = &prepared{db: d.conn}
+	d.writer = newWriter(d.writes, fatal)
 	return d, nil
 }
 
@@ -139,6 +141,11 @@ func (d *sqliteDB) close() error {
 
 func (d *sqliteDB) shut() error {
 	var errs []error
+	for _, p := range []*prepared{d.reads, d.writes} {
+		if p != nil {
+			errs = append(errs, p.close())
+		}
+	}
 	if d.reading != nil {
 		errs = append(errs, d.reading.Close())
 	}
