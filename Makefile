@@ -6,7 +6,7 @@ GO ?= go
 
 export CGO_ENABLED ?= $(shell command -v gcc >/dev/null 2>&1 && echo 1 || echo 0)
 
-.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead chaos chaos-short chaos-sim clean
+.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead chaos chaos-short chaos-sim live-check clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ RUNS ?= 10000
 chaos-sim: setup-go ## RUNS lives of a payment among false facilitators and nodes, in virtual time
 	@mkdir -p bin; rm -f bin/chaos-sim.json
 	@$(GO) test ./e2e/sim -run TestChaosSim -count=1 -timeout 3h -sim.runs $(RUNS) -sim.seed $(SEED) -sim.summary $(CURDIR)/bin/chaos-sim.json; cat bin/chaos-sim.json
+
+live-check: setup ## publish, pay, update, roll back and remove at the edge: against the look-alike, or where CLOUDFLARE_API_BASE_URL leads
+	$(GO) test -count=1 -timeout 20m -run '^TestLiveCheck$$' -v ./e2e
 
 clean: ## remove what was built
 	rm -rf bin e2e/node_modules

@@ -110,6 +110,7 @@ func NewSecret() string {
 // the directory lags.
 type State struct {
 	ID         string       `json:"id"`
+	Slug       string       `json:"slug"` // whose directory entry the isolate that is told forgets
 	Revision   int64        `json:"revision"`
 	Status     clawr.Status `json:"status"`
 	LedgerHome string       `json:"ledgerHome"`

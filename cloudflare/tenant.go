@@ -333,7 +333,7 @@ func (p *Publisher) planEntry(ctx context.Context, plan *Plan, kv *resource, now
 	tell := func() {
 		if edge.URL != "" {
 			plan.add("tell", "the ledger at "+edge.URL, now.text("status"), func(ctx context.Context) error {
-				return p.tell(ctx, edge, State{now.text("id"), revision, clawr.Status(now.text("status")), now.text("ledgerHome")})
+				return p.tell(ctx, edge, State{now.text("id"), slug, revision, clawr.Status(now.text("status")), now.text("ledgerHome")})
 			})
 		}
 	}
@@ -366,9 +366,7 @@ func (p *Publisher) planEntry(ctx context.Context, plan *Plan, kv *resource, now
 	if len(stale) > 0 {
 		plan.add("delete", "directory "+strings.Join(stale, " "), "", func(ctx context.Context) error { return p.API.kvDelete(ctx, kv.id, stale) })
 	}
-	if !away {
-		tell()
-	}
+	tell() // after the directory, for those who remember what it said
 	return nil
 }
 
