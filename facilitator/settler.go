@@ -84,6 +84,10 @@ func (f *Facilitator) order(ctx context.Context, o *order) orderEnd {
 	return o.end
 }
 
+// Waiting is the number of payments that no transaction carries yet: how far
+// settlement is behind.
+func (f *Facilitator) Waiting() int { return f.intake.waiting() }
+
 // wake has one more settler build batches, unless one that has room does it:
 // each builds as long as payments wait.
 func (f *Facilitator) wake() {

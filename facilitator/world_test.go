@@ -194,7 +194,7 @@ func (w *world) reservation(p *x402.PaymentPayload) ledger.Payment {
 	rand.Read(id[:])
 	return ledger.Payment{ID: "pay_" + hex.EncodeToString(id[:]), TenantID: w.tenant.ID, Version: w.tenant.Version,
 		Route: "/v1/records", Scheme: x402.SchemeExact, PayTo: x402.Lower(e.To), Amount: value, ValidBefore: before,
-		Key:         ledger.Key{Network: w.asset.Network, Asset: w.asset.Address, Payer: e.Payer(), Nonce: e.Nonce.Hex()},
+		Key:         ledger.Key{Network: w.asset.Network, Asset: strings.ToLower(p.Accepted.Asset), Payer: e.Payer(), Nonce: e.Nonce.Hex()},
 		Fingerprint: sum(raw), Payload: raw, PayloadSHA256: sum(raw), SignatureSHA256: sum(e.Signature), Policy: ledger.SettleBeforeResponse}
 }
 
