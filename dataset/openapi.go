@@ -128,7 +128,7 @@ const maxDiscovery = 1800
 // it is asked, an example of an answer, and the JSON Schema of the input. Long
 // examples and columns beyond the first few are left out, so that the header
 // of a challenge stays below 4 KB.
-func (h *Handler) Discovery() (json.RawMessage, error) {
+func (h *Handler) Discovery() (path string, bazaar json.RawMessage, err error) {
 	s := h.Segment.schema
 	for n := min(len(s.Columns), 20); ; n /= 2 {
 		props := object{"limit": object{"type": "integer", "minimum": 1, "maximum": maxLimit}, "sort": object{"type": "string"}, "q": object{"type": "string"}}
@@ -144,14 +144,14 @@ func (h *Handler) Discovery() (json.RawMessage, error) {
 			}
 		}
 		doc := object{
-			"info": object{"input": object{"type": "http", "method": "GET", "queryParams": object{"limit": "1"}}, "output": output},
+			"info": object{"input": object{"type": "http", "method": "GET", "queryParams": object{"limit": 1}}, "output": output},
 			"schema": object{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": []string{"input"},
 				"properties": object{"input": object{"type": "object", "required": []string{"type", "method"}, "additionalProperties": false,
 					"properties": object{"type": object{"const": "http"}, "method": object{"enum": []string{"GET", "HEAD"}},
 						"queryParams": object{"type": "object", "properties": props}}}, "output": object{"type": "object"}}}}
 		b, err := json.Marshal(doc)
 		if err != nil || len(b) <= maxDiscovery || n == 0 {
-			return b, err
+			return recordsPath, b, err
 		}
 	}
 }

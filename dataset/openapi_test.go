@@ -75,7 +75,7 @@ func TestDiscoveryFitsAHeader(t *testing.T) {
 	}
 	for _, text := range []string{people, wide + "\n" + row + "\n", "a\n" + strings.Repeat("x", 9000) + "\n"} {
 		h := &Handler{Segment: segment(t, "x.csv", text, Options{})}
-		b, err := h.Discovery()
+		_, b, err := h.Discovery()
 		if n := base64.StdEncoding.EncodedLen(len(b)); err != nil || !json.Valid(b) || n > 2500 {
 			t.Errorf("%.20s has %d bytes of discovery, %v", text, n, err)
 		}

@@ -322,6 +322,9 @@ func TestEveryAnswerIsSQLites(t *testing.T) {
 		if seed%20 == 19 {
 			g.rows = 9000
 		}
+		if seed%100 == 99 { // enough for columns that are sorted by rows
+			g.rows = sample + 3000
+		}
 		text := g.file()
 		search := []string{}
 		rep, err := Inspect(context.Background(), strings.NewReader(text), "x.ndjson", Options{})

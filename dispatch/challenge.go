@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"math"
@@ -19,10 +20,12 @@ import (
 // x402's encoder and cut where they differ: at the reason, the URL and the
 // quote. A 402 is the most frequent answer of all, and free.
 type challenge struct {
-	units   int64
-	amount  int64     // atomic units of the token, for that many units
-	header  [4]string // the JSON of PAYMENT-REQUIRED around reason, URL and quote
-	accepts [3]string // the body's accepts around URL and quote; without a URL there, [0] is empty
+	units     int64
+	amount    int64     // atomic units of the token, for that many units
+	header    [4]string // the JSON of PAYMENT-REQUIRED around reason, URL and quote
+	path      string    // whose header ends with described, if that fits
+	described string    // header[3] with the bazaar extension
+	accepts   [3]string // the body's accepts around URL and quote; without a URL there, [0] is empty
 }
 
 // terms are what is asked for e's version: the requirements without a quote.
@@ -51,15 +54,19 @@ func (d *Dispatcher) terms(e *entry, units int64) (x402.Requirements, error) {
 // header has to fit what proxies take, about 4 KB.
 const maxDescription = 300
 
+// maxHeader bounds the JSON of a challenge with an extension: 4 KB in base64.
+const maxHeader = 3071
+
 // render makes the pieces for e.
-func (d *Dispatcher) render(e *entry, units int64) (*challenge, error) {
+func (d *Dispatcher) render(e *entry, units int64, w *opened) (*challenge, error) {
 	r, err := d.terms(e, units)
 	if err != nil {
 		return nil, err
 	}
 	c := &challenge{units: units}
 	c.amount, _ = strconv.ParseInt(r.Amount, 10, 64)
-	const reason, url, quote = "{reason}", "{url}", "{quote}"
+	mark := rand.Text() // no data of a tenant can hold it
+	reason, url, quote := "reason"+mark, "url"+mark, "quote"+mark
 	r.Extra.Quote = quote
 	required := x402.PaymentRequired{Version: x402.Version, Error: reason, Accepts: []x402.Requirements{r},
 		Resource:   x402.ResourceInfo{URL: url, Description: clip(e.Description, maxDescription), MimeType: "application/json"},
@@ -68,29 +75,31 @@ func (d *Dispatcher) render(e *entry, units int64) (*challenge, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Reason and URL stand before everything that a tenant may write, and the
-	// quote behind it.
 	var ok1, ok2, ok3 bool
 	c.header[0], c.header[1], ok1 = strings.Cut(string(raw), reason)
 	c.header[1], c.header[2], ok2 = strings.Cut(c.header[1], url)
-	c.header[2], c.header[3], ok3 = cutLast(c.header[2], quote)
+	c.header[2], c.header[3], ok3 = strings.Cut(c.header[2], quote)
 	accepts := string(required.AppendAccepts(nil))
 	if x402.V1Name(r.Network) != "" {
 		c.accepts[0], accepts, _ = strings.Cut(accepts, url)
 	}
-	c.accepts[1], c.accepts[2], _ = cutLast(accepts, quote)
+	c.accepts[1], c.accepts[2], _ = strings.Cut(accepts, quote)
 	if !ok1 || !ok2 || !ok3 {
 		return nil, &clawr.Error{Code: clawr.CodeInternal, Message: "the challenge has another form than expected"}
 	}
-	return c, nil
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
+	path, bazaar, err := w.discovery()
+	if err != nil { // it can be paid all the same
+		d.Log.Error("worker does not describe itself", "tenant", e.Slug, "err", err)
 	}
-	return s[:i], s[i+len(sep):], true
+	if len(bazaar) > 0 {
+		required.Extensions = x402.Object{{Name: "bazaar", Value: bazaar}}
+		if raw, err = base64.StdEncoding.DecodeString(required.Header()); err != nil {
+			return nil, err
+		}
+		_, c.described, _ = strings.Cut(string(raw), quote)
+		c.path = path
+	}
+	return c, nil
 }
 
 // clip is s, or as much of it as fits n bytes.
@@ -117,7 +126,7 @@ func (d *Dispatcher) challenge(c *call, reason clawr.Code, message string) error
 	ch := c.e.challenge.Load()
 	if ch == nil || ch.units != c.units {
 		var err error
-		if ch, err = d.render(c.e, c.units); err != nil {
+		if ch, err = d.render(c.e, c.units, c.worker); err != nil {
 			return err
 		}
 		c.e.challenge.Store(ch)
@@ -133,7 +142,12 @@ func (d *Dispatcher) challenge(c *call, reason clawr.Code, message string) error
 	b := append(s.json[:0], ch.header[0]...)
 	b = append(append(b, reason...), ch.header[1]...)
 	b = append(append(b, s.url...), ch.header[2]...)
-	b = append(append(b, quote...), ch.header[3]...)
+	b = append(b, quote...)
+	if ch.described != "" && len(b)+len(ch.described) <= maxHeader && c.path == ch.path {
+		b = append(b, ch.described...)
+	} else {
+		b = append(b, ch.header[3]...)
+	}
 	s.header = base64.StdEncoding.AppendEncode(s.header[:0], b)
 	h := c.w.Header()
 	h[x402.HeaderRequired] = []string{string(s.header)}

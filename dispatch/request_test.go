@@ -218,6 +218,22 @@ func TestChallengesAreWhatTheEncoderMakes(t *testing.T) {
 	}
 }
 
+// Listings read how a route is asked from its challenge, as long as that stays
+// small enough for proxies.
+func TestAChallengeSaysHowItsRouteIsAsked(t *testing.T) {
+	w := newWorld(t)
+	for path, want := range map[string]string{"/t/acme/v1/records": bazaar, "/t/acme/v1/records?limit=1": bazaar, "/t/acme/v1/records?nope&bad=1": bazaar,
+		"/t/acme/v1/records/1": "", "/t/acme/v1/bulk?n=2": "", "/t/acme/v1/records?q=" + strings.Repeat("x", 900): ""} {
+		if got := w.get(path).is(402, clawr.CodeMissingPayment).required().Extensions.Find("bazaar"); string(got) != want {
+			t.Errorf("%.40s says %.100s, want %.100s", path, got, want)
+		}
+	}
+	w.deploy(clawr.Tenant{Slug: "fn", Manifest: clawr.Manifest{Kind: clawr.KindFunction, Price: price, X402: true}})
+	if got := w.get("/t/fn/v1/records").required().Extensions; got != nil {
+		t.Errorf("a function that says nothing of itself has %s", got)
+	}
+}
+
 func TestTheResourceIsTheURLThatWasAsked(t *testing.T) {
 	w := newWorld(t)
 	url := func(q request) string { return w.send(q).is(402, clawr.CodeMissingPayment).required().Resource.URL }

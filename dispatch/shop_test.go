@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -132,6 +133,14 @@ func etag(t *clawr.Tenant, canonical string) string {
 
 // dataset can say its answers again.
 type dataset struct{ counter }
+
+// bazaar is as large as what a dataset says of itself, with what a challenge is
+// cut at in it.
+var bazaar = `{"info":{"input":{"type":"http","method":"GET"},"output":{"example":"{quote} {url} {reason}` + strings.Repeat("x", 1600) + `"}},"schema":{"type":"object"}}`
+
+func (*dataset) Discovery() (string, json.RawMessage, error) {
+	return "/v1/records", json.RawMessage(bazaar), nil
+}
 
 func (d *dataset) Answer(_ context.Context, canonical string) ([]byte, error) {
 	return []byte(goods(d.t, canonical)), nil

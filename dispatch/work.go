@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -39,6 +40,13 @@ type Tagger interface {
 	ETag(canonical string) string
 }
 
+// Describer is a Worker that says how one of its routes is asked, for those who
+// list APIs.
+type Describer interface {
+	// Discovery gives the bazaar extension of the challenges of a path.
+	Discovery() (path string, bazaar json.RawMessage, err error)
+}
+
 // Workers opens what does the work.
 type Workers interface {
 	// Open gives the worker of t's version. It may be called often.
@@ -51,12 +59,14 @@ type opened struct {
 	Worker
 	recompute Recomputer // may be nil
 	tag       Tagger     // may be nil
+	describe  Describer  // may be nil
 }
 
 func newOpened(w Worker) *opened {
 	o := &opened{Worker: w}
 	o.recompute, _ = w.(Recomputer)
 	o.tag, _ = w.(Tagger)
+	o.describe, _ = w.(Describer)
 	return o
 }
 
@@ -96,6 +106,15 @@ func (o *opened) answer(ctx context.Context, canonical string) (body []byte, err
 	}
 	defer rescue(&err)
 	return o.recompute.Answer(ctx, canonical)
+}
+
+// discovery is what a worker says of itself; what it cannot say is left out.
+func (o *opened) discovery() (path string, bazaar json.RawMessage, err error) {
+	if o == nil || o.describe == nil {
+		return "", nil, nil
+	}
+	defer rescue(&err)
+	return o.describe.Discovery()
 }
 
 // told reports whether err is meant for strangers. What a worker says of its

@@ -4,6 +4,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -104,6 +105,16 @@ func (d *Dataset) ETag(canonical string) string {
 	}
 	defer d.Segments.Release(h.Segment)
 	return h.ETag(canonical)
+}
+
+// Discovery says how records are asked for; see dataset.Handler.
+func (d *Dataset) Discovery() (path string, bazaar json.RawMessage, err error) {
+	h, err := d.handler()
+	if err != nil {
+		return "", nil, err
+	}
+	defer d.Segments.Release(h.Segment)
+	return h.Discovery()
 }
 
 // ServeHTTP is Serve with errors written as JSON.
