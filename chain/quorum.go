@@ -339,6 +339,26 @@ func (q *Quorum) AuthorizationState(ctx context.Context, asset, payer common.Add
 	}, func(used bool) string { return fmt.Sprint(used) })
 }
 
+// Asset is Client.Asset, as enough providers read it: with other decimals a
+// price would be another.
+func (q *Quorum) Asset(ctx context.Context, address common.Address) (clawr.Asset, error) {
+	type token struct {
+		clawr.Asset
+		no error // it is no token
+	}
+	a, err := agree(ctx, q, "the asset", func(ctx context.Context, c *Client) (token, error) {
+		a, err := c.Asset(ctx, address)
+		if clawr.CodeOf(err) == clawr.CodeNoContract {
+			return token{no: err}, nil
+		}
+		return token{Asset: a}, err
+	}, func(a token) string { return fmt.Sprint(a.Asset, a.no != nil) })
+	if err != nil {
+		return clawr.Asset{}, err
+	}
+	return a.Asset, a.no
+}
+
 // Nonce is the next nonce of an account, after what the pools of enough
 // providers hold.
 func (q *Quorum) Nonce(ctx context.Context, who common.Address) (uint64, error) {

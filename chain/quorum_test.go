@@ -138,6 +138,12 @@ func TestOneLiarOfThreeChangesNothing(t *testing.T) {
 				if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 					t.Errorf("blocks %v, %v, want %v", got, err, want)
 				}
+				if a, err := q.Asset(ctx, w.asset); err != nil || a != w.Asset() {
+					t.Errorf("asset %+v, %v, want %+v", a, err, w.Asset())
+				}
+				if a, err := q.Asset(ctx, w.shop); clawr.CodeOf(err) != clawr.CodeNoContract {
+					t.Errorf("an asset that is none: %+v, %v", a, err)
+				}
 				if n, err := q.Nonce(ctx, w.signer.Address()); err != nil || n != 1 {
 					t.Errorf("nonce %d, %v, want 1", n, err)
 				}

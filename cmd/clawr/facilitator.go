@@ -27,7 +27,7 @@ import (
 
 // facilitator is who settles for n: this process, or the remote ones.
 func (n *node) facilitator(ctx context.Context) (payments, error) {
-	witness := &onchain.Node{Client: n.set.chain, Key: n.set.key}
+	witness := &onchain.Node{Client: n.set.chain, Key: n.set.key, Quorum: n.set.quorum}
 	if len(n.set.remotes) > 0 {
 		c := &facilitator.Client{Network: n.set.asset.Network, Chain: witness, Book: n.db, Log: n.log, Failpoint: failpoint()}
 		for _, u := range n.set.remotes {
@@ -56,9 +56,9 @@ func (n *node) share(f *facilitator.Facilitator) *shared {
 
 // facilitatorFlags are what `clawr facilitator serve` is told.
 type facilitatorFlags struct {
-	listen, rpc, network, keyFile, databaseURL string
-	assets, payTo                              []string
-	gas                                        uint64
+	listen, network, keyFile, databaseURL string
+	rpc, assets, payTo                    []string
+	gas                                   uint64
 }
 
 func newFacilitator(e *env) *cobra.Command {
@@ -78,7 +78,7 @@ or callers with a token of scope ` + api.FacilitatorSettle + ` (clawr token crea
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.listen, "listen", "127.0.0.1:4022", "`address` that servers reach")
-	fl.StringVar(&f.rpc, "rpc-url", "", "`URL` of a node of the chain")
+	fl.StringSliceVar(&f.rpc, "rpc-url", nil, "`URL` of a node of the chain (repeatable: of three independent ones, two must agree)")
 	fl.StringVar(&f.network, "network", "", "CAIP-2 `name` of the chain, such as eip155:8453")
 	fl.StringSliceVar(&f.assets, "asset", nil, "`address` of a token that it settles (repeatable)")
 	fl.StringSliceVar(&f.payTo, "allow-pay-to", nil, "`address` that may be paid (repeatable; default: whoever a token's holder names)")
@@ -133,7 +133,7 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	if exposed != nil && tokens == 0 {
 		return exposed
 	}
-	witness := &onchain.Node{Client: set.chain, Key: set.key}
+	witness := &onchain.Node{Client: set.chain, Key: set.key, Quorum: set.quorum}
 	mirror := &facilitator.Mirror{Chain: witness}
 	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: witness,
 		Book: n.db, Ends: n.db, Mirror: mirror, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint()}

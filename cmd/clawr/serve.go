@@ -23,7 +23,8 @@ type serveFlags struct {
 	listen, admin   string
 	facilitators    []string
 	network, asset  string
-	rpc, payTo      string
+	rpc             []string
+	payTo           string
 	databaseURL     string
 	blobURL         string
 	keyFile         string
@@ -52,7 +53,7 @@ facilitators named with --facilitator-url, in order.`,
 	fl.StringSliceVar(&f.facilitators, "facilitator-url", nil, "`URL` of a facilitator (repeatable, tried in order)")
 	fl.StringVar(&f.network, "network", "", "CAIP-2 `name` of the chain, such as eip155:8453")
 	fl.StringVar(&f.asset, "asset", "", "`address` of the token, such as USDC's")
-	fl.StringVar(&f.rpc, "rpc-url", "", "`URL` of a node of that chain")
+	fl.StringSliceVar(&f.rpc, "rpc-url", nil, "`URL` of a node of that chain (repeatable: of three independent ones, two must agree)")
 	fl.StringVar(&f.payTo, "pay-to", "", "`address` that earns where neither tenant nor owner has one")
 	fl.StringVar(&f.databaseURL, "database-url", "", "Postgres `URL`, instead of the data directory's SQLite file")
 	fl.StringVar(&f.blobURL, "blob-url", "", "`URL` of the dataset files of several nodes: file:///shared/directory or s3://bucket/prefix")

@@ -22,7 +22,8 @@ import (
 // settings are what a serving node knows of the world: the chain that it is
 // paid on, who settles, and where it is reached.
 type settings struct {
-	chain       *chain.Client
+	chain       *chain.Client // whichever provider answers
+	quorum      *chain.Quorum // what decides about money; nil: chain alone
 	asset       clawr.Asset
 	key         *chain.Key // settles here; nil: the remote facilitators do
 	remotes     []string
@@ -50,7 +51,7 @@ func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*s
 		}
 		return &clawr.Error{Code: clawr.CodeUsage, Param: flag, Message: "--" + flag + " is missing", Fix: "--" + flag + " " + example + " (clawr dev needs none of this)"}
 	}
-	for _, n := range [][3]string{{"network", f.network, "eip155:84532"}, {"asset", f.asset, "0x036CbD53842c5426634e7929541eC2318f3dCF7e"}, {"rpc-url", f.rpc, "https://sepolia.base.org"}} {
+	for _, n := range [][3]string{{"network", f.network, "eip155:84532"}, {"asset", f.asset, "0x036CbD53842c5426634e7929541eC2318f3dCF7e"}, {"rpc-url", strings.Join(f.rpc, ""), "https://sepolia.base.org"}} {
 		if err := need(n[0], n[1], n[2]); err != nil {
 			return nil, err
 		}
@@ -70,10 +71,13 @@ func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*s
 	if f.deadline < 2*time.Second || f.deadline > 10*time.Minute {
 		return nil, &clawr.Error{Code: clawr.CodeUsage, Param: "deadline", Message: "--deadline is not between 2s and 10m", Fix: "--deadline 30s"}
 	}
-	for flag, v := range map[string]string{"rpc-url": f.rpc, "public-url": f.publicURL} {
-		if err := checkURL(flag, v); err != nil {
+	for _, u := range f.rpc {
+		if err := checkURL("rpc-url", u); err != nil {
 			return nil, err
 		}
+	}
+	if err := checkURL("public-url", f.publicURL); err != nil {
+		return nil, err
 	}
 	if err := e.settler(f, s); err != nil {
 		return nil, err
@@ -86,13 +90,16 @@ func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*s
 			return nil, err
 		}
 	}
-	if s.chain, err = chain.Dial(ctx, f.rpc); err != nil {
+	if s.chain, err = chain.DialAny(ctx, f.rpc); err != nil {
 		return nil, err
 	}
 	if err := s.chain.Expect(f.network); err != nil {
 		return nil, err
 	}
-	if s.asset, err = s.chain.Asset(ctx, common.HexToAddress(asset)); err != nil {
+	if s.quorum, err = chain.DialQuorum(ctx, f.network, f.rpc); err != nil {
+		return nil, err
+	}
+	if s.asset, err = s.quorum.Asset(ctx, common.HexToAddress(asset)); err != nil {
 		return nil, err
 	}
 	if s.key != nil {
