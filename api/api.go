@@ -69,7 +69,10 @@ type PaymentFilter struct {
 	Payer  string // lower-case address
 	Money  ledger.Money
 	Before time.Time // created before
-	Limit  int
+	// BeforeID, with Before, also selects those created at that very moment with
+	// a later id: the page after the payment with this id.
+	BeforeID string
+	Limit    int
 }
 
 // Payments shows the book.
@@ -80,6 +83,8 @@ type Payments interface {
 	Payment(ctx context.Context, id string) (*ledger.Payment, error)
 	// Answer is nil if none is stored.
 	Answer(ctx context.Context, paymentID string) (*ledger.Answer, error)
+	// History is what happened to a payment, in order.
+	History(context.Context, *ledger.Payment) ([]Step, error)
 }
 
 // Segments keeps the immutable files of datasets, by the SHA-256 (hex) of
@@ -99,6 +104,8 @@ type Handler struct {
 	Events   Events
 	Payments Payments
 	Segments Segments // nil: there are none to check or upload
+	// Reconciler asks the chain; nil: this process knows none.
+	Reconciler Reconciler
 	// Authorize says who asks, or refuses with clawr.CodeTokenMissing.
 	Authorize func(*http.Request) (Principal, error)
 	// Flush, if not nil, brings events that wait in memory to Events, so that
@@ -134,6 +141,8 @@ func NewHandler(h *Handler) *Handler {
 		"/v1/analytics":               {"GET": {AnalyticsRead, h.analytics}},
 		"/v1/payments":                {"GET": {PaymentsRead, h.listPayments}},
 		"/v1/payments/{id}":           {"GET": {PaymentsRead, h.showPayment}},
+		"/v1/payments/{id}/reconcile": {"POST": {PaymentsRead, h.reconcilePayment}},
+		"/v1/reconcile":               {"POST": {PaymentsRead, h.compare}},
 		"/v1/directory":               {"GET": {TenantsRead, h.directory}},
 		"/v1/segments/{sha256}":       {"PUT": {TenantsWrite, h.putSegment}},
 	})

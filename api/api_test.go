@@ -53,6 +53,15 @@ func (b book) TokenByHash(ctx context.Context, hash string) (Token, error) {
 	return Token(t), err
 }
 
+func (b book) History(ctx context.Context, p *ledger.Payment) ([]Step, error) {
+	list, err := b.DB.History(ctx, p)
+	var out []Step
+	for _, s := range list {
+		out = append(out, Step(s))
+	}
+	return out, err
+}
+
 func (b book) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, error) {
 	return b.DB.Payments(ctx, store.PaymentFilter(f))
 }

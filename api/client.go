@@ -223,7 +223,11 @@ type PaymentQuery struct {
 	Tenant string // slug
 	Payer  string
 	Money  string
-	Limit  int
+	// Before and BeforeID are the creation and the id of the last payment of the
+	// page before.
+	Before   time.Time
+	BeforeID string
+	Limit    int
 }
 
 // Payments lists payments, newest first.
@@ -233,6 +237,12 @@ func (c *Client) Payments(ctx context.Context, p PaymentQuery) ([]Payment, error
 		if v != "" {
 			q.Set(name, v)
 		}
+	}
+	if !p.Before.IsZero() {
+		q.Set("before", p.Before.UTC().Format(time.RFC3339Nano))
+	}
+	if p.BeforeID != "" {
+		q.Set("beforeId", p.BeforeID)
 	}
 	if p.Limit != 0 {
 		q.Set("limit", strconv.Itoa(p.Limit))

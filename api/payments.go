@@ -43,6 +43,7 @@ type Payment struct {
 	Updated     time.Time        `json:"updatedAt"`
 	Answer      *Answer          `json:"answer,omitempty"` // of one payment only
 	Counters    []ledger.Counter `json:"counters,omitempty"`
+	History     []Step           `json:"history,omitempty"`
 }
 
 // Answer is what is known of a stored answer without its bytes.
@@ -78,6 +79,9 @@ func (h *Handler) listPayments(r *request) (any, error) {
 		if f.Before, err = time.Parse(time.RFC3339, s); err != nil {
 			return nil, refuse(clawr.CodeBadRequest, "before", "before is not a time", "--before 2026-01-31T12:00:00Z")
 		}
+	}
+	if f.BeforeID = q.Get("beforeId"); f.BeforeID != "" && f.Before.IsZero() {
+		return nil, refuse(clawr.CodeBadRequest, "beforeId", "beforeId needs before", "--before 2026-01-31T12:00:00Z")
 	}
 	if slug := q.Get("tenant"); slug != "" {
 		t, err := h.find(r.Context(), slug)
@@ -126,7 +130,8 @@ func (h *Handler) showPayment(r *request) (any, error) {
 		out.Answer = &Answer{a.Status, a.Len, a.SHA256, a.Expires.UTC()}
 	}
 	out.Counters = p.Counters
-	return out, nil
+	out.History, err = h.Payments.History(r.Context(), p)
+	return out, err
 }
 
 // slugs are the tenants' by their ids, of removed ones too.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -59,4 +60,47 @@ func (l *wireLog) moved(asset, to common.Address) (Moved, bool) {
 		return Moved{}, false
 	}
 	return Moved{Tx: strings.ToLower(l.Tx.Hex()), BlockNumber: int64(*l.Number), LogIndex: int64(*l.Index), From: common.BytesToAddress(l.Topics[1][:]), Amount: amount(l.Data)}, true
+}
+
+// Received is an authorization that paid an address, as one transaction's logs
+// show it.
+type Received struct {
+	Payer    common.Address
+	Nonce    common.Hash
+	Amount   int64
+	LogIndex int64 // of the Transfer
+}
+
+// Received lists the authorizations of a token that paid an address in r.
+func (r *Receipt) Received(asset, to common.Address) []Received {
+	logs := tokenLogs(r.Logs, asset)
+	var list []Received
+	for i, p := range pair(logs) {
+		if p >= 0 && logs[p].to == to && logs[p].amount > 0 {
+			list = append(list, Received{Payer: logs[i].who, Nonce: logs[i].nonce, Amount: logs[p].amount, LogIndex: logs[p].index})
+		}
+	}
+	return list
+}
+
+// Since is the number of the last block before a moment, 0 if there is none.
+func (c *Client) Since(ctx context.Context, moment time.Time) (int64, error) {
+	head, err := c.Head(ctx)
+	if err != nil {
+		return 0, err
+	}
+	from, to := int64(0), head.Number
+	for from < to {
+		mid := from + (to-from+1)/2
+		b, err := c.BlockAt(ctx, mid)
+		if err != nil {
+			return 0, err
+		}
+		if b.Time.Before(moment) {
+			from = mid
+		} else {
+			to = mid - 1
+		}
+	}
+	return from, nil
 }

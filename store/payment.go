@@ -72,7 +72,10 @@ type PaymentFilter struct {
 	Payer  string // lower-case address
 	Money  ledger.Money
 	Before time.Time // created before
-	Limit  int       // 0: 100
+	// BeforeID, with Before, also selects those created at that very moment with
+	// a later id: the page after the payment with this id.
+	BeforeID string
+	Limit    int // 0: 100
 }
 
 // Payments lists payments, newest first.
@@ -91,7 +94,12 @@ func (db *DB) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, 
 	if f.Money != "" {
 		and("money = $%d", string(f.Money))
 	}
-	if !f.Before.IsZero() {
+	switch {
+	case f.Before.IsZero():
+	case f.BeforeID != "":
+		args = append(args, f.Before.UnixMicro(), f.BeforeID)
+		where = append(where, fmt.Sprintf("(created_at < $%[1]d OR created_at = $%[1]d AND id > $%[2]d)", len(args)-1, len(args)))
+	default:
 		and("created_at < $%d", f.Before.UnixMicro())
 	}
 	if f.Limit <= 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/api"
@@ -14,7 +15,7 @@ import (
 )
 
 func newPayments(e *env) *cobra.Command {
-	return group("payments", "Show who paid what, and where the money is", e.paymentsList(), e.paymentsShow())
+	return group("payments", "Show who paid what, and where the money is", e.paymentsList(), e.paymentsShow(), e.paymentsReconcile(), e.paymentsExport())
 }
 
 func (e *env) paymentsList() *cobra.Command {
@@ -25,9 +26,8 @@ func (e *env) paymentsList() *cobra.Command {
 			if q.Limit < 1 || q.Limit > 1000 {
 				return &clawr.Error{Code: clawr.CodeUsage, Param: "limit", Message: fmt.Sprintf("--limit %d is not between 1 and 1000", q.Limit), Fix: "--limit 100"}
 			}
-			states := []ledger.Money{"", ledger.Held, ledger.Released, ledger.Signed, ledger.Mined, ledger.Final, ledger.Dead}
-			if !slices.Contains(states, ledger.Money(q.Money)) {
-				return &clawr.Error{Code: clawr.CodeUsage, Param: "money", Message: fmt.Sprintf("--money %q is no state", q.Money), Fix: "--money held, released, signed, mined, final or dead"}
+			if err := checkMoney(q.Money); err != nil {
+				return err
 			}
 			return e.managed(cmd.Context(), func(ctx context.Context, ctl *controller) error {
 				list, err := ctl.Payments(ctx, q)
@@ -48,11 +48,24 @@ func (e *env) paymentsList() *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
+	selectPayments(fl, &q)
+	fl.IntVar(&q.Limit, "limit", 100, "how many, at most 1000")
+	return cmd
+}
+
+// selectPayments adds the flags that say which payments are meant.
+func selectPayments(fl *pflag.FlagSet, q *api.PaymentQuery) {
 	fl.StringVar(&q.Tenant, "tenant", "", "only to this `slug`")
 	fl.StringVar(&q.Payer, "payer", "", "only by this `address`")
 	fl.StringVar(&q.Money, "money", "", "only those whose money is held, released, signed, mined, final or dead")
-	fl.IntVar(&q.Limit, "limit", 100, "how many, at most 1000")
-	return cmd
+}
+
+func checkMoney(state string) error {
+	states := []ledger.Money{"", ledger.Held, ledger.Released, ledger.Signed, ledger.Mined, ledger.Final, ledger.Dead}
+	if slices.Contains(states, ledger.Money(state)) {
+		return nil
+	}
+	return &clawr.Error{Code: clawr.CodeUsage, Param: "money", Message: fmt.Sprintf("--money %q is no state", state), Fix: "--money held, released, signed, mined, final or dead"}
 }
 
 // amount is what was paid, in USD if the token is known.
@@ -72,7 +85,12 @@ func (e *env) paymentsShow() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return e.print(p, func(w io.Writer) error { return showPayment(w, &p) })
+				return e.print(p, func(w io.Writer) error {
+					if err := showPayment(w, &p); err != nil {
+						return err
+					}
+					return showHistory(w, p.History)
+				})
 			})
 		},
 	}
@@ -91,4 +109,17 @@ func showPayment(w io.Writer, p *api.Payment) error {
 		"network", p.Network, "payer", p.Payer, "nonce", p.Nonce, "pay to", p.PayTo, "valid until", stamp(p.ValidBefore), "policy", string(p.Policy),
 		"work", string(p.Work), "money", string(p.Money), "facilitator", p.Facilitator, "batch", p.BatchID, "transaction", p.Transaction, "block", block,
 		"proof", p.Proof, "error", string(p.Error), "answer", answer, "reserved", stamp(p.Created), "updated", stamp(p.Updated))
+}
+
+// showHistory writes what happened to a payment, in order.
+func showHistory(w io.Writer, steps []api.Step) error {
+	if len(steps) == 0 {
+		return nil
+	}
+	var rows [][]string
+	for _, s := range steps {
+		rows = append(rows, []string{dash(stamp(s.At)), s.What, s.Detail})
+	}
+	fmt.Fprintln(w)
+	return table(w, "TIME WHAT DETAIL", rows)
 }

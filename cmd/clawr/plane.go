@@ -116,6 +116,7 @@ func (n *node) plane(authorize func(*http.Request) (api.Principal, error)) http.
 		h.Flush = n.usage.Flush
 	}
 	if n.set != nil {
+		h.Reconciler = n.reconciler()
 		h.DefaultPayTo = n.set.payTo
 		h.Assets = []clawr.Asset{n.set.asset}
 	}
@@ -247,6 +248,15 @@ func (b book) Tokens(ctx context.Context) ([]api.Token, error) {
 func (b book) TokenByHash(ctx context.Context, sha256 string) (api.Token, error) {
 	t, err := b.DB.TokenByHash(ctx, sha256)
 	return api.Token(t), err
+}
+
+func (b book) History(ctx context.Context, p *ledger.Payment) ([]api.Step, error) {
+	all, err := b.DB.History(ctx, p)
+	var out []api.Step
+	for _, s := range all {
+		out = append(out, api.Step(s))
+	}
+	return out, err
 }
 
 func (b book) Payments(ctx context.Context, f api.PaymentFilter) ([]ledger.Payment, error) {
