@@ -102,7 +102,7 @@ func edgeData(t testing.TB, c *testChain, slug, text string, payTo common.Addres
 	}
 	defer seg.Close()
 	asset := c.clawrAsset()
-	tenant := nouns.Tenant{ID: "tnt_" + hex.EncodeToString([]byte(slug + "00000000"))[:16], Slug: slug, Status: nouns.StatusActive, Version: 1, Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	tenant := nouns.Tenant{ID: edgeID(slug), Slug: slug, Status: nouns.StatusActive, Version: 1, Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		Manifest: nouns.Manifest{Kind: nouns.KindDataset, Owner: "codex", Directory: "APIs", Plan: nouns.PlanPro, Price: 1000, X402: true, PayTo: strings.ToLower(payTo.Hex()),
 			Network: asset.Network, WorkerName: "tenant-" + slug + "-v1", Content: rep.ID, Rows: rep.Schema.Rows}}
 	h := &dataset.Handler{Segment: seg, Facts: dataset.Facts{Price: tenant.Price, Paid: true, Network: asset.Network, Asset: asset, PayTo: tenant.PayTo, Scheme: "exact", Updated: tenant.Created, BasePath: "/t/" + slug}}
@@ -121,6 +121,9 @@ func edgeData(t testing.TB, c *testChain, slug, text string, payTo common.Addres
 	}
 	return tenant, &edgeTenant{Manifest: string(manifest), Rows: rows.String(), SQL: sql.String(), CursorKey: cursorKey}
 }
+
+// edgeID is the id of the tests' tenant of that slug.
+func edgeID(slug string) string { return "tnt_" + sha(slug)[:16] }
 
 // clawrAsset is the chain's token as prices are paid in it.
 func (c *testChain) clawrAsset() nouns.Asset {
@@ -186,14 +189,14 @@ func (e *edge) up(t testing.TB) {
 	e.proc = start(t, cmd)
 	t.Cleanup(e.die)
 	e.url = "http://" + e.addr
-	for line := range strings.Lines(string(out.Bytes())) {
+	e.control = ""
+	for deadline := time.Now().Add(10 * time.Second); e.control == ""; time.Sleep(time.Millisecond) {
 		var said struct{ Control string }
-		if json.Unmarshal([]byte(line), &said) == nil && said.Control != "" {
-			e.control = said.Control
+		json.Unmarshal(out.Bytes(), &said) // it may be on its way yet
+		e.control = said.Control
+		if time.Now().After(deadline) {
+			t.Fatalf("the edge has no control: %s", out.Bytes())
 		}
-	}
-	if e.control == "" {
-		t.Fatalf("the edge has no control: %s", out.Bytes())
 	}
 	for _, w := range e.config.Tenants {
 		if w != nil && w.SQL != "" {
@@ -321,24 +324,32 @@ func key(t testing.TB, k *chain.Key) *ecdsa.PrivateKey {
 // alter the payment before it is encoded.
 func sign(t testing.TB, who *chain.Key, url string, change func(*x402.PaymentPayload), headers ...string) string {
 	t.Helper()
-	a := get(t, url, headers...)
+	header, err := payFor(t, who, get(t, url, headers...), change)
+	if err != nil {
+		t.Fatalf("%s: %v", url, err)
+	}
+	return header
+}
+
+// payFor signs a payment of what a answer asks for.
+func payFor(t testing.TB, who *chain.Key, a answer, change func(*x402.PaymentPayload)) (string, error) {
 	if a.Status != http.StatusPaymentRequired {
-		t.Fatalf("%s is answered %d %s, not with a challenge", url, a.Status, a.Body)
+		return "", fmt.Errorf("answered %d %s, not with a challenge", a.Status, a.Body)
 	}
 	r, err := x402.ParseRequired(a.Header.Get(x402.HeaderRequired))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	var nonce common.Hash
 	rand.Read(nonce[:])
 	p, err := x402.Pay(key(t, who), r, &r.Accepts[0], nonce, time.Now())
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	if change != nil {
 		change(p)
 	}
-	return p.Header()
+	return p.Header(), nil
 }
 
 // events waits until the edge's database has what is wanted of its events.

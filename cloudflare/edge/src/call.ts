@@ -66,8 +66,8 @@ export class Call {
   }
 
   /** available throws why a tenant does not take new calls. */
-  available(): void {
-    switch (this.entry!.status) {
+  available(status = this.entry!.status): void {
+    switch (status) {
       case "removed": throw new Fault("tenant_not_found", "this API was removed", { fix: "look for another one" });
       case "paused": throw new Fault("tenant_paused", "this API is paused by its owner; you were not charged", { fix: "try again later", retryAfter: 60 });
     }

@@ -138,23 +138,30 @@ export class Ledger extends DurableObject<Env> {
     return ok;
   }
 
-  /** follow waits until there is news of a payment, or for ms; what is answered but not settled is brought to its end meanwhile. */
+  /** follow waits until there is news of a payment's work, and brings what is answered to its end, for ms at most. */
   async follow(id: string, ms: number): Promise<Row | undefined> {
-    const row = this.#till.byID(id);
-    if (!row) return undefined;
-    if (row.work === "done" && (row.money === "held" || row.money === "signed")) {
-      await this.#till.bring(id, Date.now() + (row.money === "signed" ? Math.min(ms, OPEN_WAIT) : ms));
-    } else if (row.work === "running" && row.money === "held") {
-      await new Promise<void>((done) => {
-        const set = this.#waiting.get(id) ?? new Set();
-        this.#waiting.set(id, set.add(done));
-        setTimeout(() => {
-          set.delete(done);
-          done();
-        }, Math.min(ms, row.lease > Date.now() ? row.lease - Date.now() + 50 : LOOK_AGAIN));
-      });
+    const until = Date.now() + ms;
+    let row = this.#till.byID(id);
+    if (row?.work === "running" && row.money === "held") {
+      await this.#newsOf(id, Math.min(ms, row.lease > Date.now() ? row.lease - Date.now() + 50 : LOOK_AGAIN));
+      row = this.#till.byID(id);
     }
-    return this.#till.byID(id);
+    if (row?.work === "done" && (row.money === "held" || row.money === "signed")) {
+      await this.#till.bring(id, row.money === "signed" ? Math.min(until, Date.now() + OPEN_WAIT) : until);
+      row = this.#till.byID(id);
+    }
+    return row;
+  }
+
+  #newsOf(id: string, ms: number): Promise<void> {
+    return new Promise((done) => {
+      const set = this.#waiting.get(id) ?? new Set();
+      this.#waiting.set(id, set.add(done));
+      setTimeout(() => {
+        set.delete(done);
+        done();
+      }, ms);
+    });
   }
 
   /** answer gives a payment's stored answer, byte for byte. */

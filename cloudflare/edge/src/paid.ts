@@ -223,8 +223,7 @@ export class Paid {
     }
     const counts = state && state.revision > e.revision ? state : { status: e.status, ledgerHome: e.home };
     if (counts.ledgerHome === "native") throw noTenant();
-    e.status = counts.status as Entry["status"];
-    c.available();
+    c.available(counts.status as Entry["status"]);
   }
 
   async #readBody(): Promise<void> {
