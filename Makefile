@@ -6,7 +6,7 @@ GO ?= go
 
 export CGO_ENABLED ?= $(shell command -v gcc >/dev/null 2>&1 && echo 1 || echo 0)
 
-.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead chaos chaos-short chaos-sim live-check clean
+.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead chaos chaos-short chaos-sim live-check bench-records records-oracle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ chaos-sim: setup-go ## RUNS lives of a payment among false facilitators and node
 
 live-check: setup ## publish, pay, update, roll back and remove at the edge: against the look-alike, or where CLOUDFLARE_API_BASE_URL leads
 	$(GO) test -count=1 -timeout 20m -run '^TestLiveCheck$$' -v ./e2e
+
+bench-records: setup-go build ## how fast datasets are served and ingested, beside a constant and other stores
+	@$(GO) run ./bench/records
+
+records-oracle: setup-go ## 100,000 generated questions, each answered by a segment and by SQLite
+	CLAWR_NIGHTLY=1 $(GO) test -count=1 -timeout 3h -v -run '^TestEveryAnswerIsSQLites$$' ./dataset
 
 clean: ## remove what was built
 	rm -rf bin e2e/node_modules

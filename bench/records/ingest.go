@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +27,6 @@ type ingested struct {
 // ingest makes a segment of a file as clawr deploy does, in a process whose
 // memory is nobody else's.
 func ingest(file, dir string) error {
-	debug.SetGCPercent(10) // as clawr deploy does: few pointers to mark, much memory to save
 	stop, done := make(chan struct{}), make(chan int64)
 	go func() {
 		peak := int64(0)
@@ -59,9 +57,12 @@ func ingest(file, dir string) error {
 }
 
 // anonymous is RssAnon of this process.
-func anonymous() int64 {
-	b, _ := os.ReadFile("/proc/self/status")
-	_, rest, _ := strings.Cut(string(b), "RssAnon:")
+func anonymous() int64 { return memory("self", "RssAnon") }
+
+// memory is a line of /proc/PID/status, in bytes.
+func memory(pid, line string) int64 {
+	b, _ := os.ReadFile("/proc/" + pid + "/status")
+	_, rest, _ := strings.Cut(string(b), line+":")
 	var kb int64
 	_, _ = fmt.Sscan(rest, &kb)
 	return kb << 10
@@ -118,7 +119,7 @@ func measureOpen(dir, id string, out map[string]any) error {
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	out["idle_kb"] = round((float64(after.HeapAlloc) - float64(before.HeapAlloc)) / 1024)
+	out["open_kb"] = round((float64(after.HeapAlloc) - float64(before.HeapAlloc)) / 1024)
 	other.Release(s)
 	return nil
 }

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -24,6 +25,9 @@ func main() {
 	each := flag.Duration("each", 500*time.Millisecond, "time of one measurement")
 	work := flag.String("dir", "", "directory for the data; a temporary one by default")
 	serveID := flag.String("serve", "", "internal: serve this segment")
+	binary := flag.String("clawr", "bin/clawr", "the program that serves many datasets; empty leaves that out")
+	tenants := flag.Int("tenants", 10_000, "datasets that it serves")
+	only := flag.String("only", "", "measure only this: tenants")
 	ingestFile := flag.String("ingest", "", "internal: ingest this file")
 	flag.Parse()
 	var err error
@@ -33,7 +37,7 @@ func main() {
 	case *ingestFile != "":
 		err = ingest(*ingestFile, *work)
 	default:
-		err = run(*rows, *rounds, *each, *work)
+		err = run(options{*rows, *rounds, *tenants, *each, *work, *binary, *only})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -41,39 +45,61 @@ func main() {
 	}
 }
 
-func run(rows, rounds int, each time.Duration, dir string) error {
-	if dir == "" {
+// options are what a run measures.
+type options struct {
+	rows, rounds, tenants int
+	each                  time.Duration
+	dir, clawr, only      string
+}
+
+func run(o options) error {
+	if o.dir == "" {
 		tmp, err := os.MkdirTemp("", "clawr-bench-records")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(tmp)
-		dir = tmp
+		o.dir = tmp
 	}
-	file := filepath.Join(dir, fmt.Sprintf("records-%d.csv", rows))
+	out := map[string]any{}
+	if o.only != "tenants" {
+		if err := measureOne(o, out); err != nil {
+			return err
+		}
+	}
+	if o.clawr != "" {
+		if err := measureTenants(context.Background(), o.clawr, o.dir, o.tenants, out); err != nil {
+			return err
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// measureOne is all that is measured of the one large dataset.
+func measureOne(o options, out map[string]any) error {
+	file := filepath.Join(o.dir, fmt.Sprintf("records-%d.csv", o.rows))
 	if _, err := os.Stat(file); err != nil {
 		f, err := os.Create(file)
 		if err != nil {
 			return err
 		}
-		if err := generate(f, rows); err != nil {
+		if err := generate(f, o.rows); err != nil {
 			return err
 		}
 		if err := f.Close(); err != nil {
 			return err
 		}
 	}
-	out := map[string]any{}
-	id, err := measureIngest(file, dir, out)
+	id, err := measureIngest(file, o.dir, out)
 	if err != nil {
 		return err
 	}
-	s, err := startServer(dir, id)
+	s, err := startServer(o.dir, id)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	ratios, err := measureServe(s, rows, rounds, each)
+	ratios, err := measureServe(s, o.rows, o.rounds, o.each)
 	if err != nil {
 		return err
 	}
@@ -88,13 +114,13 @@ func run(rows, rounds int, each time.Duration, dir string) error {
 	_ = t.Flush()
 	slices.Sort(all)
 	out["median"] = round(all[len(all)/2])
-	if err := measureOpen(dir, id, out); err != nil {
+	if err := measureOpen(o.dir, id, out); err != nil {
 		return err
 	}
-	if err := measureReader(file, out); err != nil {
+	if err := walk(s, o.rows, out); err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(out)
+	return measureReader(file, out)
 }
 
 func round(f float64) float64 { return float64(int(f*1000+0.5)) / 1000 }
