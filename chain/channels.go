@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -217,4 +218,16 @@ func (c *Client) Claimed(ctx context.Context, receiver, token common.Address) (c
 		return 0, 0, fmt.Errorf("%s has claimed more than 63 bits", receiver)
 	}
 	return claimed, settled, nil
+}
+
+// Foretell is the gas that a call needs now, or the words with which the chain
+// would revert it.
+func (c *Client) Foretell(ctx context.Context, from common.Address, call Call) (gas uint64, reverts string, err error) {
+	gas, err = c.EstimateGas(ctx, from, call)
+	if answered, ok := errors.AsType[rpc.Error](err); ok {
+		if r := reject(answered); r != nil {
+			return 0, r.Message, nil
+		}
+	}
+	return gas, "", err
 }

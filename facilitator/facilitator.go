@@ -97,6 +97,9 @@ type Facilitator struct {
 	// Mirror, if set, answers Verify from memory; a Watcher keeps it true. nil:
 	// the chain is asked for every payment.
 	Mirror *Mirror
+	// Authorizer, if set, answers for channels that name it as their
+	// receiverAuthorizer: then batch-settlement is offered to others.
+	Authorizer Authorizer
 	// Holds says what payers have promised already; nil: nothing.
 	Holds Holds
 
@@ -154,6 +157,10 @@ func (f *Facilitator) Supported() x402.SupportedResponse {
 	}
 	if name := x402.V1Name(f.Network); name != "" {
 		s.Kinds = append(s.Kinds, x402.SupportedKind{Version: 1, Scheme: x402.SchemeExact, Network: name})
+	}
+	if f.Authorizer != nil {
+		s.Kinds = append(s.Kinds, x402.SupportedKind{Version: 2, Scheme: x402.SchemeChannel, Network: f.Network,
+			Extra: x402.Object{{Name: "receiverAuthorizer", Value: []byte(`"` + f.Authorizer.Address().Hex() + `"`)}}})
 	}
 	return s
 }

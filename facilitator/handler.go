@@ -32,6 +32,9 @@ type Settler interface {
 	// SettleFor is idempotent by authorization: asking twice is asking once.
 	SettleFor(context.Context, Request) (ledger.Outcome, error)
 	Supported() x402.SupportedResponse
+	// VerifyChannel and SettleChannel are for the scheme batch-settlement.
+	VerifyChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.VerifyResponse, error)
+	SettleChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.SettleResponse, error)
 }
 
 // Handler is a facilitator's face, as the reference SDK's HTTPFacilitatorClient
@@ -115,7 +118,11 @@ func (h *Handler) verify(r *http.Request, _ string, body []byte) (answer, error)
 		v := x402.VerifyResponse{InvalidReason: CodePayload, InvalidMessage: messageOf(err)}
 		return answer{http.StatusBadRequest, v.JSON()}, nil
 	}
-	v, err := h.Facilitator.Verify(r.Context(), &q.Payload, q.Requirements)
+	verify := h.Facilitator.Verify
+	if q.Requirements.Scheme == x402.SchemeChannel {
+		verify = h.Facilitator.VerifyChannel
+	}
+	v, err := verify(r.Context(), &q.Payload, q.Requirements)
 	if err != nil {
 		return answer{}, err
 	}
@@ -136,6 +143,13 @@ func (h *Handler) settle(r *http.Request, id string, body []byte) (answer, error
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), wait)
 	defer cancel()
+	if q.Requirements.Scheme == x402.SchemeChannel {
+		s, err := h.Facilitator.SettleChannel(ctx, &q.Payload, q.Requirements)
+		if err != nil {
+			return answer{}, err
+		}
+		return answer{http.StatusOK, s.JSON()}, nil
+	}
 	out, err := h.Facilitator.SettleFor(ctx, Request{Payload: &q.Payload, Requirements: q.Requirements, RequestedBy: id})
 	if err != nil {
 		return answer{}, err

@@ -237,6 +237,16 @@ func (j *judge) SettleFor(_ context.Context, r facilitator.Request) (ledger.Outc
 	return ledger.Outcome{State: ledger.Unknown}, nil
 }
 
+func (j *judge) VerifyChannel(_ context.Context, p *x402.PaymentPayload, _ x402.Requirements) (x402.VerifyResponse, error) {
+	j.seen = p
+	return x402.VerifyResponse{}, nil
+}
+
+func (j *judge) SettleChannel(_ context.Context, p *x402.PaymentPayload, _ x402.Requirements) (x402.SettleResponse, error) {
+	j.seen = p
+	return x402.SettleResponse{}, nil
+}
+
 func (j *judge) Supported() x402.SupportedResponse { return x402.SupportedResponse{} }
 
 // FuzzHandler sends anything: what is not a payment never reaches the

@@ -30,12 +30,12 @@ func isRefused(err error) bool {
 	return errors.Is(err, ledger.ErrLive) || errors.Is(err, ledger.ErrFenced)
 }
 
-// sign makes a batch of its items, signs it with the account's next nonce and
-// stores it. Nobody has seen it when it returns. With errUnsigned in its tree
-// an error says that there is no such batch; with any other, only the book
+// sign makes a batch of its items, has tx sign it with the account's next nonce
+// and stores it. Nobody has seen it when it returns. With errUnsigned in its
+// tree an error says that there is no such batch; with any other, only the book
 // knows. It tries again when another process with the same signer took the
 // nonce.
-func (s *settler) sign(ctx context.Context, its []item, gas uint64) (b ledger.Batch, err error) {
+func (s *settler) sign(ctx context.Context, its []item, tx signature) (b ledger.Batch, err error) {
 	n := &s.nonces
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -49,16 +49,19 @@ func (s *settler) sign(ctx context.Context, its []item, gas uint64) (b ledger.Ba
 		if n.next <= tried {
 			return b, err // fenced, and not for its nonce
 		}
-		if b, err = n.attempt(ctx, s, its, gas); !errors.Is(err, ledger.ErrFenced) {
+		if b, err = n.attempt(ctx, s, its, tx); !errors.Is(err, ledger.ErrFenced) {
 			return b, err
 		}
 	}
 }
 
+// signature makes the transaction with a nonce, and tells nobody.
+type signature func(nonce int64) (tx ledger.Tx, calldataSHA256 string, err error)
+
 // attempt signs one batch with the next nonce and stores it.
-func (n *nonces) attempt(ctx context.Context, s *settler, its []item, gas uint64) (ledger.Batch, error) {
+func (n *nonces) attempt(ctx context.Context, s *settler, its []item, sign signature) (ledger.Batch, error) {
 	f := s.f
-	tx, calldata, err := s.from.Sign(ctx, n.next, gas, transfers(its))
+	tx, calldata, err := sign(n.next)
 	if err != nil {
 		return ledger.Batch{}, errors.Join(errUnsigned, down("the transaction cannot be made just now", err))
 	}

@@ -294,7 +294,9 @@ func (s *settler) carry(ctx context.Context, orders []*order) {
 	for i, o := range orders {
 		its[i] = o.item
 	}
-	b, err := s.sign(ctx, its, gasOf(orders))
+	b, err := s.sign(ctx, its, func(nonce int64) (ledger.Tx, string, error) {
+		return s.from.Sign(ctx, nonce, gasOf(orders), transfers(its))
+	})
 	switch {
 	case err == nil:
 		fl := s.launch(b, its, len(orders))

@@ -81,15 +81,17 @@ func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement,
 // of opened has a row by now; ErrFenced if one of them is a payment that may
 // not be submitted (its answer is not stored, it was released, or it is another
 // transfer: a payer may sign one nonce for two) or if the signer's nonce is
-// taken. A settlement without a payments row is somebody else's payment.
+// taken. A settlement without a payments row is somebody else's payment, and a
+// batch without settlements a call that moves no payment, such as a claim: it
+// has a nonce like all others.
 func (db *DB) Sign(ctx context.Context, b ledger.Batch, opened ...ledger.Settlement) error {
 	return db.sign(ctx, nil, b, opened)
 }
 
 // sign is Sign in the term of a leader, whose fence is the first statement.
 func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) error, b ledger.Batch, opened []ledger.Settlement) error {
-	if len(b.Txs) == 0 || len(b.Settlements) == 0 {
-		return errors.New("store: a batch needs a transaction and a settlement")
+	if len(b.Txs) == 0 {
+		return errors.New("store: a batch needs a transaction")
 	}
 	db.at("t3.before")
 	err := db.write(ctx, func(ctx context.Context, q querier, again bool) error {
@@ -102,7 +104,7 @@ func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) err
 		ok, err := changed(q.ExecContext(ctx, `
 			INSERT INTO settlement_batches(id, network, signer, signer_nonce, calldata_sha256, item_count, state, created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $6, 'signed', $7, $7) ON CONFLICT DO NOTHING`,
-			b.ID, b.Network, b.Signer, b.Nonce, b.CalldataSHA256, len(b.Settlements), now))
+			b.ID, b.Network, b.Signer, b.Nonce, b.CalldataSHA256, max(len(b.Settlements), 1), now)) // a call that settles nothing is one, too
 		if err != nil {
 			return err
 		}
@@ -241,7 +243,7 @@ func (db *DB) Mined(ctx context.Context, batchID, tx string, blockNumber int64, 
 		ok, err := found(q.QueryRowContext(ctx, `
 			UPDATE settlement_batches SET state = 'mined', mined_tx = $2, block_number = $3, block_hash = $4, updated_at = $5
 			WHERE id = $1 AND state = 'signed' AND EXISTS(SELECT 1 FROM settlement_txs t WHERE t.batch_id = settlement_batches.id AND t.tx_hash = $2)
-			RETURNING item_count`, batchID, tx, blockNumber, blockHash, db.micros()).Scan(&items))
+			RETURNING (SELECT COUNT(*) FROM settlement_items i WHERE i.batch_id = settlement_batches.id)`, batchID, tx, blockNumber, blockHash, db.micros()).Scan(&items))
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,15 @@ type Member struct {
 	Value []byte
 }
 
+// JSON is o as it stands on the wire.
+func (o Object) JSON() []byte {
+	b := builder{b: make([]byte, 0, 256)}
+	b.open()
+	b.members(o)
+	b.close()
+	return b.b
+}
+
 // Find is the value of the member called name, or nil.
 func (o Object) Find(name string) []byte {
 	for i := range o {

@@ -30,10 +30,10 @@ const (
 
 // The bounds on what is read, in bytes of JSON or header, and in levels.
 const (
-	MaxHeader  = 16 << 10 // a header, as base64
-	MaxBody    = 64 << 10 // a message of a facilitator, or the body of a 402
-	MaxDepth   = 64       // nesting of objects and arrays
-	maxMembers = 64       // members of an object that this package takes apart
+	MaxHeader  = 16 << 10  // a header, as base64
+	MaxBody    = 256 << 10 // a message of a facilitator, or the body of a 402; a claim from 100 channels has 90 KB
+	MaxDepth   = 64        // nesting of objects and arrays
+	maxMembers = 64        // members of an object that this package takes apart
 )
 
 // ResourceInfo says what is sold.

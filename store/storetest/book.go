@@ -332,3 +332,28 @@ func settleFirst(f *fixture) {
 	}
 	f.state(p, ledger.Failed, ledger.Mined)
 }
+
+// callsHaveNoncesToo keeps a transaction that settles nothing like all others:
+// its nonce is taken, and it is open until it is mined.
+func callsHaveNoncesToo(f *fixture) {
+	b := f.batch()
+	f.ok(f.Sign(f.ctx(), b))
+	if next, err := f.NextNonce(f.ctx(), home, signer); err != nil || next != b.Nonce+1 {
+		f.Errorf("next nonce %d, %v", next, err)
+	}
+	open, err := f.OpenBatches(f.ctx(), home, signer)
+	f.ok(err)
+	if len(open) != 1 || len(open[0].Settlements) != 0 {
+		f.Errorf("%+v", open)
+	}
+	f.ok(f.mine(b))
+	f.ok(f.mine(b)) // booked twice is once
+	if open, err := f.OpenBatches(f.ctx(), home, signer); len(open) != 0 || err != nil {
+		f.Errorf("%+v, %v", open, err)
+	}
+	other := f.batch(f.settlement(f.answered().Key))
+	f.ok(f.Sign(f.ctx(), other))
+	if err := f.mine(other); err == nil {
+		f.Error("a batch was booked without the results of its settlements")
+	}
+}

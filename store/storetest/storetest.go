@@ -58,6 +58,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"CallersLeave", callersLeave},
 		{"EveryMove", everyMove},
 		{"RandomHistories", randomHistories},
+		{"CallsHaveNoncesToo", callsHaveNoncesToo},
 		{"AVoucherIsOneCharge", aVoucherIsOneCharge},
 		{"VouchersGoOneByOne", vouchersGoOneByOne},
 		{"OneOfManyVouchers", oneOfManyVouchers},

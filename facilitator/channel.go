@@ -1,0 +1,267 @@
+package facilitator
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+
+	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
+)
+
+// Authorizer is the key that answers for claims and refunds of channels that
+// name it: a facilitator's own, where sellers leave that to it.
+type Authorizer interface {
+	Address() common.Address
+	// SignHash signs a digest: r, s and v, which is 27 or 28.
+	SignHash(digest []byte) ([]byte, error)
+}
+
+// channel is a payment by batch-settlement that has been read: its channel is
+// what its id says, and for what the requirements ask.
+type channel struct {
+	*x402.ChannelPayload
+	d     x402.Domain // of channels on this chain
+	token x402.Domain // of the asset
+}
+
+// readChannel checks everything about p that needs no chain, in the SDK's
+// order. Its errors are refusals.
+func (f *Facilitator) readChannel(p *x402.PaymentPayload, r *x402.Requirements) (*channel, error) {
+	if r.Scheme != x402.SchemeChannel || p.Accepted.Scheme != x402.SchemeChannel {
+		return nil, refuse(x402.ReasonChannelScheme, "the scheme is not batch-settlement")
+	}
+	if r.Network != f.Network || p.Accepted.Network != f.Network {
+		return nil, refuse(x402.ReasonChannelNetwork, "only payments on "+f.Network+" are settled here")
+	}
+	id, _ := x402.ChainID(f.Network)
+	c := &channel{d: x402.ChannelDomain(id)}
+	var err error
+	if c.ChannelPayload, err = x402.ParseChannel(p.Payload, c.d); err != nil {
+		return c, err
+	}
+	switch c.Kind {
+	case x402.ChannelClaim:
+		for i := range c.Claims {
+			if err := f.allowed(c.Claims[i].Config.Token, c.Claims[i].Config.Receiver); err != nil {
+				return c, err
+			}
+		}
+		return c, nil
+	case x402.ChannelSettle:
+		return c, f.allowed(c.Token, c.Receiver)
+	}
+	if err := c.matches(r); err != nil {
+		return c, err
+	}
+	if err := f.allowed(c.Config.Token, c.Config.Receiver); err != nil {
+		return c, err
+	}
+	asset := f.asset(x402.Lower(c.Config.Token))
+	c.token = x402.NewDomain(asset.Name, asset.Version, id, c.Config.Token)
+	return c, nil
+}
+
+// allowed refuses tokens and payees that are not settled here.
+func (f *Facilitator) allowed(token, receiver common.Address) error {
+	if f.asset(x402.Lower(token)) == nil {
+		return refuse(ReasonAsset, "the asset is not one that is settled here")
+	}
+	if to := x402.Lower(receiver); f.AllowPayTo != nil && !f.AllowPayTo(to) {
+		return refuse(ReasonPayTo, "payments to "+to+" are not settled here")
+	}
+	return nil
+}
+
+// matches compares the channel with what r asks for.
+func (c *channel) matches(r *x402.Requirements) error {
+	same := func(a common.Address, s string) bool { return strings.EqualFold(a.Hex(), s) }
+	if !same(c.Config.Receiver, r.PayTo) {
+		return refuse(x402.ReasonChannelReceiver, "the channel pays "+x402.Lower(c.Config.Receiver))
+	}
+	authorizer, _ := strconv.Unquote(string(r.Extra.Rest.Find("receiverAuthorizer")))
+	if !same(c.Config.ReceiverAuthorizer, authorizer) || c.Config.ReceiverAuthorizer == (common.Address{}) {
+		return refuse(x402.ReasonChannelAuthorizer, "the channel's receiverAuthorizer is not the one that is asked for")
+	}
+	if !same(c.Config.Token, r.Asset) {
+		return refuse(x402.ReasonChannelToken, "the channel is in another token")
+	}
+	if delay := r.Extra.Rest.Find("withdrawDelay"); delay != nil && string(delay) != strconv.FormatUint(c.Config.WithdrawDelay, 10) {
+		return refuse(x402.ReasonChannelDelay, "the channel's withdrawDelay is not the one that is asked for")
+	}
+	return nil
+}
+
+// VerifyChannel reports whether a payment by batch-settlement would be good
+// now, with the channel as the chain has it in Extra. It is free of effects.
+func (f *Facilitator) VerifyChannel(ctx context.Context, p *x402.PaymentPayload, r x402.Requirements) (x402.VerifyResponse, error) {
+	c, err := f.readChannel(p, &r)
+	var state ChannelState
+	if err == nil {
+		state, err = f.judgeChannel(ctx, c)
+	}
+	if e, ok := refusal(err); ok {
+		v := x402.VerifyResponse{InvalidReason: e.Code, InvalidMessage: e.Message}
+		if c != nil && c.ChannelPayload != nil && c.Config.Payer != (common.Address{}) {
+			v.Payer = c.Config.Payer.Hex()
+		}
+		return v, nil
+	}
+	if err != nil {
+		return x402.VerifyResponse{}, err
+	}
+	return x402.VerifyResponse{IsValid: true, Payer: c.Config.Payer.Hex(), Extra: state.object(c.Voucher.Channel)}, nil
+}
+
+// object is a channel's state as the protocol shows it.
+func (s ChannelState) object(id common.Hash) x402.Object {
+	text := func(n int64) []byte { return strconv.AppendQuote(nil, strconv.FormatInt(n, 10)) }
+	return x402.Object{
+		{Name: "channelId", Value: strconv.AppendQuote(nil, id.Hex())},
+		{Name: "balance", Value: text(s.Balance)},
+		{Name: "totalClaimed", Value: text(s.TotalClaimed)},
+		{Name: "withdrawRequestedAt", Value: strconv.AppendInt(nil, s.WithdrawAt, 10)},
+		{Name: "refundNonce", Value: text(int64(s.RefundNonce))},
+	}
+}
+
+// judgeChannel checks a buyer's payload against the chain: the signatures, and
+// that the channel holds what the voucher allows.
+func (f *Facilitator) judgeChannel(ctx context.Context, c *channel) (ChannelState, error) {
+	switch c.Kind {
+	case x402.ChannelDeposit, x402.ChannelVoucher, x402.ChannelRefund:
+	default:
+		return ChannelState{}, refuse(x402.ReasonChannelPayload, "only deposits, vouchers and refunds are verified")
+	}
+	if err := f.voucherSigned(ctx, c); err != nil {
+		return ChannelState{}, err
+	}
+	_, node := f.calls()
+	if node == nil {
+		return ChannelState{}, down("nobody settles channels here just now", nil)
+	}
+	states, err := node.ChannelStates(ctx, c.Voucher.Channel)
+	if err != nil {
+		return ChannelState{}, down("the chain cannot be asked just now", err)
+	}
+	s := states[0]
+	room := s.Balance
+	if c.Kind == x402.ChannelDeposit {
+		if err := f.depositSigned(ctx, c); err != nil {
+			return s, err
+		}
+		room += c.Deposit.Amount
+	}
+	below := c.Voucher.MaxClaimable <= s.TotalClaimed
+	if c.Kind == x402.ChannelRefund {
+		below = c.Voucher.MaxClaimable < s.TotalClaimed
+	}
+	switch {
+	case room == 0:
+		return s, refuse(x402.ReasonChannelNotFound, "nothing was deposited in the channel")
+	case c.Voucher.MaxClaimable > room || room < 0:
+		return s, refuse(x402.ReasonCumulativeBalance, fmt.Sprintf("the voucher allows %d, the channel holds %d", c.Voucher.MaxClaimable, room))
+	case below:
+		return s, refuse(x402.ReasonCumulativeBelow, fmt.Sprintf("the voucher allows %d, of which %d are claimed", c.Voucher.MaxClaimable, s.TotalClaimed))
+	case c.Kind != x402.ChannelDeposit:
+		return s, nil
+	}
+	_, refused, err := node.Foretell(ctx, c.ChannelPayload)
+	switch {
+	case err != nil:
+		return s, down("the chain cannot be asked just now", err)
+	case refused != "":
+		return s, refuse(x402.ReasonDepositSimulation, "the deposit would fail: "+refused)
+	}
+	return s, nil
+}
+
+// voucherSigned applies the channel's rule: a payerAuthorizer's key signs, and
+// else the payer, which is asked if it has code.
+func (f *Facilitator) voucherSigned(ctx context.Context, c *channel) error {
+	no := refuse(x402.ReasonVoucherSignature, "the voucher is not signed by the channel's payer")
+	if c.Voucher.SignedBy(c.Config.VoucherSigner(), c.d) {
+		return nil // of an account with code that is a key's signature all the same; its code is asked on the chain
+	}
+	if c.Config.PayerAuthorizer != (common.Address{}) {
+		return no
+	}
+	ok, err := f.Chain.ValidSignature(ctx, c.Config.Payer, c.Voucher.Digest(c.d), c.Voucher.Signature, f.gas(true))
+	if err != nil {
+		return down("the chain cannot be asked just now", err)
+	}
+	if !ok {
+		return no
+	}
+	return nil
+}
+
+// depositSigned checks window and signature of a deposit.
+func (f *Facilitator) depositSigned(ctx context.Context, c *channel) error {
+	now, err := f.clock.fresh(ctx, f.Chain, f.now())
+	if err != nil {
+		return down("the chain cannot be asked just now", err)
+	}
+	slack := int64(x402.MinSlack / time.Second)
+	if until, _ := c.Deposit.ValidBefore.Int64(); until < now.Unix()+slack {
+		return refuse(x402.ReasonDepositValidBefore, fmt.Sprintf("the deposit's authorization ends in %d s, it must last %d s", until-now.Unix(), slack))
+	}
+	if after, _ := c.Deposit.ValidAfter.Int64(); after > now.Unix() {
+		return refuse(x402.ReasonDepositValidAfter, "the deposit's authorization is not valid yet")
+	}
+	digest := c.Deposit.Digest(c.token, c.Config.Payer, c.Voucher.Channel)
+	if who, ok := x402.Recover(digest, c.Deposit.Signature); ok && who == c.Config.Payer {
+		return nil
+	}
+	ok, err := f.Chain.ValidSignature(ctx, c.Config.Payer, digest, c.Deposit.Signature, f.gas(true))
+	if err != nil {
+		return down("the chain cannot be asked just now", err)
+	}
+	if !ok {
+		return refuse(x402.ReasonDepositSignature, "the deposit is not signed by the payer")
+	}
+	return nil
+}
+
+// ChannelState is what the chain says of a channel now.
+func (f *Facilitator) ChannelState(ctx context.Context, id common.Hash) (ChannelState, error) {
+	_, node := f.calls()
+	if node == nil {
+		return ChannelState{}, down("nobody settles channels here just now", nil)
+	}
+	states, err := node.ChannelStates(ctx, id)
+	if err != nil {
+		return ChannelState{}, down("the chain cannot be asked just now", err)
+	}
+	return states[0], nil
+}
+
+// deposited looks for a deposit that was made already, by whomever: its
+// authorization is used, and moved the money to the collector.
+func (f *Facilitator) deposited(ctx context.Context, c *channel) (Finding, error) {
+	t := c.transfer()
+	used, err := f.Chain.Used(ctx, t)
+	if err != nil || !used {
+		return Finding{}, err
+	}
+	return f.Chain.Find(ctx, t, f.now().Add(-depositAge))
+}
+
+// depositAge is how far back a deposit is looked for: a signature lasts an hour.
+const depositAge = 2 * time.Hour
+
+// transfer is the deposit as the token shows it.
+func (c *channel) transfer() Transfer {
+	after, _ := c.Deposit.ValidAfter.Int64()
+	before, _ := c.Deposit.ValidBefore.Int64()
+	return Transfer{Asset: c.Config.Token, Payer: c.Config.Payer, PayTo: x402.CollectorAddress, Amount: c.Deposit.Amount,
+		ValidAfter: after, ValidBefore: before, Nonce: c.Deposit.Nonce(c.Voucher.Channel), Signature: c.Deposit.Signature}
+}
+
+func (c *channel) key(network string) ledger.Key {
+	return ledger.Key{Network: network, Asset: x402.Lower(c.Config.Token), Payer: x402.Lower(c.Config.Payer), Nonce: c.Deposit.Nonce(c.Voucher.Channel).Hex()}
+}
