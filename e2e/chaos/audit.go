@@ -242,8 +242,8 @@ func (a *auditor) limits() {
 		}
 	}
 	for _, e := range a.book.exposure {
-		if e.held > e.cap || e.held < 0 {
-			a.breaks("I8", "%s holds %d of %d", e.payer, e.held, e.cap)
+		if e.held > e.cap || e.held != held[e.payer] {
+			a.breaks("I8", "%s holds %d of %d, the payments %d", e.payer, e.held, e.cap, held[e.payer])
 		}
 	}
 }

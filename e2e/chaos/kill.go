@@ -24,7 +24,7 @@ type result struct {
 	Double     int
 	Fresh402   int
 	Unserved   int
-	Reconciled float64 // seconds after the restart until nothing was open
+	Reconciled float64 // seconds after the last restart until nothing was open
 }
 
 // How long after a restart everything has to be in order, and how long it is
@@ -44,7 +44,9 @@ func (w *world) run(ctx context.Context, k kill) (result, error) {
 	if err := w.arm(k.Point, k.Nth); err != nil {
 		return res, err
 	}
-	if err := w.stream(ctx, k, r, &res); err != nil {
+	calm := w.weather(ctx, k)
+	err := w.stream(ctx, k, r, &res)
+	if err := errors.Join(err, calm()); err != nil {
 		return res, err
 	}
 	w.down()
@@ -52,7 +54,6 @@ func (w *world) run(ctx context.Context, k kill) (result, error) {
 	if err != nil {
 		return res, err
 	}
-	began := time.Now()
 	if err := w.resend(ctx, w.bought[first:], again, &res); err != nil {
 		return res, err
 	}
@@ -61,14 +62,15 @@ func (w *world) run(ctx context.Context, k kill) (result, error) {
 			return res, err
 		}
 	}
-	open, err := w.reconcile(ctx, began)
+	open, err := w.reconcile(ctx)
 	if err != nil {
 		return res, err
 	}
-	res.Reconciled = time.Since(began).Seconds()
+	took := time.Since(w.since)
+	res.Reconciled = took.Seconds()
 	if open != "" {
 		res.Violations = append(res.Violations, "not reconciled: "+open)
-	} else if time.Since(began) > mustReconcile {
+	} else if took > mustReconcile {
 		res.Violations = append(res.Violations, fmt.Sprintf("reconciled after %.1f s", res.Reconciled))
 	}
 	w.replay(ctx, w.bought[first:], r)
@@ -116,8 +118,14 @@ func (w *world) stream(ctx context.Context, k kill, r *rand.Rand, res *result) e
 	return ctx.Err()
 }
 
-// patience is how long a failpoint may be reached after the last answer.
-func (w *world) patience(kill) time.Duration { return 100 * time.Millisecond }
+// patience is how long a failpoint may be reached after the last answer: what
+// is settled later, and what becomes final, takes its time.
+func (w *world) patience(k kill) time.Duration {
+	if k.Policy == "async" || k.Boundary == final || k.Boundary == feeBump {
+		return 5 * time.Second
+	}
+	return time.Second
+}
 
 // restart starts the server again. It may be told to die once more while it
 // puts things in order; dying before it listens is allowed then.
@@ -184,9 +192,9 @@ func (w *world) resend(ctx context.Context, list []*purchase, again bool, res *r
 }
 
 // reconcile waits until the book has nothing open, and tells what is left.
-func (w *world) reconcile(ctx context.Context, began time.Time) (open string, err error) {
+func (w *world) reconcile(ctx context.Context) (open string, err error) {
 	for {
-		if open, err = w.open(ctx); err != nil || open == "" || time.Since(began) > giveUp {
+		if open, err = w.open(ctx); err != nil || open == "" || time.Since(w.since) > giveUp {
 			return open, err
 		}
 		time.Sleep(20 * time.Millisecond)

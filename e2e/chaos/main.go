@@ -46,7 +46,7 @@ func main() {
 	flag.Var(&o.shard, "shard", "i/n: the ith of n parts of the run")
 	flag.StringVar(&o.progress, "progress", "", "file that remembers which kills are done")
 	short := flag.Bool("short", false, "as few kills as show something: every boundary, policy and engine, 200 or more in all")
-	flag.IntVar(&o.worlds, "worlds", 2, "chains and servers at a time, on SQLite; three times as many on Postgres, which wait for leases")
+	flag.IntVar(&o.worlds, "worlds", 2, "chains and servers at a time, on SQLite; five times as many on Postgres, which wait for leases")
 	flag.StringVar(&o.only, "only", "", "only kills at this failpoint")
 	flag.IntVar(&o.index, "index", -1, "only this kill")
 	flag.BoolVar(&o.verbose, "v", false, "say what is done")
@@ -96,12 +96,12 @@ func chaos(ctx context.Context, o options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	errs := make(chan error, 4*o.worlds)
+	errs := make(chan error, 6*o.worlds)
 	for _, engine := range engines {
 		close(queues[engine])
 		number := o.worlds
 		if engine == "postgres" {
-			number *= 3
+			number *= 5
 		}
 		for i := range number {
 			wg.Go(func() {

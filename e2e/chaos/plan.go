@@ -18,24 +18,33 @@ type boundary struct {
 // boundaries are in the order in which a paid call meets them. "random" stands
 // for a kill from outside, at a moment that no failpoint chose.
 var boundaries = []boundary{
+	{"challenge", []string{"challenge.after"}},
 	{"verify", []string{"verify.after"}},
 	{"reserve (T1)", []string{"t1.before", "t1.after"}},
 	{"worker start", []string{"worker.before"}},
 	{"worker end", []string{"worker.after"}},
 	{"store answer (T2)", []string{"t2.before", "t2.after"}},
 	{"preflight", []string{"preflight"}},
+	{"batch build", []string{"batch.after"}},
 	{"sign (T3)", []string{"t3.before", "t3.after"}},
 	{"broadcast", []string{"broadcast.before", "broadcast.after"}},
+	{feeBump, []string{"bump.before", "bump.after"}},
 	{"mined", []string{"mined.before", "mined.after"}},
 	{"respond", []string{"respond.before"}},
+	{final, []string{"final.before", "final.after"}},
 }
 
-// random is the boundary of kills at any moment.
-const random = "any moment"
+// The boundaries that the chain has to do something for, and random, that of
+// kills at any moment.
+const (
+	feeBump = "fee bump"
+	final   = "final"
+	random  = "any moment"
+)
 
 // The policies of money.md that a tenant can choose, and the two engines.
 var (
-	policies = []string{"settle_before_response"}
+	policies = []string{"settle_before_response", "settle_first", "async"}
 	engines  = []string{"sqlite", "postgres"}
 )
 
@@ -78,6 +87,10 @@ func plan(seed uint64, each, others int) []kill {
 		k.Seed = h.Sum64()
 		r := rand.New(rand.NewPCG(k.Seed, 0))
 		k.Nth = 1 + r.IntN(8)
+		switch name { // what is not passed by with every call
+		case feeBump, final, "preflight", "batch build", "sign (T3)", "broadcast", "mined":
+			k.Nth = 1 + r.IntN(2)
+		}
 		k.Concurrent = []int{1, 4, 8, 16}[r.IntN(4)]
 		k.Calls = 24
 		if r.IntN(4) == 0 {

@@ -39,8 +39,9 @@ type world struct {
 	buyers []*ecdsa.PrivateKey
 	client *http.Client
 	srv    *process
-	addr   string // the server's, before and after every restart: it is part of what a payment buys
-	base   string // URL of the database; empty: SQLite
+	since  time.Time // it listens
+	addr   string    // the server's, before and after every restart: it is part of what a payment buys
+	base   string    // URL of the database; empty: SQLite
 	drop   func() error
 	db     *sql.DB // open while the server is up
 	bought []*purchase
@@ -157,7 +158,7 @@ func (w *world) up(point string) error {
 		listen = "127.0.0.1:0"
 	}
 	args := []string{"serve", "--listen", listen, "--data", w.data, "--network", w.node.Asset.Network, "--asset", w.asset.Hex(), "--rpc-url", w.node.URL,
-		"--pay-to", w.payTo.Hex(), "--deadline", serverDeadline.String()}
+		"--pay-to", w.payTo.Hex(), "--deadline", serverDeadline.String(), "--async-credit", "0.02", "--async-payer-cap", "0.05", "--async-total-cap", "0.1"}
 	if w.base != "" {
 		args = append(args, "--database-url", w.base)
 	}
@@ -166,7 +167,7 @@ func (w *world) up(point string) error {
 	if err != nil {
 		return err
 	}
-	w.addr = srv.addr
+	w.addr, w.since = srv.addr, time.Now()
 	return w.openDB()
 }
 
