@@ -27,7 +27,7 @@ import (
 
 // facilitator is who settles for n: this process, or the remote ones.
 func (n *node) facilitator(ctx context.Context) (payments, error) {
-	witness := &onchain.Node{Client: n.set.chain, Key: n.set.key, Quorum: n.set.quorum}
+	witness, more := n.set.signers()
 	if len(n.set.remotes) > 0 {
 		c := &facilitator.Client{Network: n.set.asset.Network, Chain: witness, Book: n.db, Log: n.log, Failpoint: failpoint()}
 		for _, u := range n.set.remotes {
@@ -37,7 +37,7 @@ func (n *node) facilitator(ctx context.Context) (payments, error) {
 		return c, c.Check()
 	}
 	mirror := &facilitator.Mirror{Chain: witness}
-	f := &facilitator.Facilitator{Network: n.set.asset.Network, Assets: []clawr.Asset{n.set.asset}, Chain: witness,
+	f := &facilitator.Facilitator{Network: n.set.asset.Network, Assets: []clawr.Asset{n.set.asset}, Chain: witness, Signers: more,
 		Book: n.db, Ends: n.db, Mirror: mirror, Holds: n.db, Log: n.log, Failpoint: failpoint()}
 	n.settler = f
 	n.watcher = n.watch(witness, f.Assets, mirror)
@@ -48,6 +48,20 @@ func (n *node) facilitator(ctx context.Context) (payments, error) {
 	return s, f.Start(ctx)
 }
 
+// signers are the chain as the first account that settles sees it, and the
+// others.
+func (s *settings) signers() (first *onchain.Node, more []facilitator.Sender) {
+	first = &onchain.Node{Client: s.chain, Quorum: s.quorum}
+	for i, k := range s.keys {
+		if i == 0 {
+			first.Key = k
+		} else {
+			more = append(more, &onchain.Node{Client: s.chain, Key: k, Quorum: s.quorum})
+		}
+	}
+	return first, more
+}
+
 // share lets f settle only while this node leads its signer: others may have
 // the same key.
 func (n *node) share(f *facilitator.Facilitator) *shared {
@@ -56,9 +70,9 @@ func (n *node) share(f *facilitator.Facilitator) *shared {
 
 // facilitatorFlags are what `clawr facilitator serve` is told.
 type facilitatorFlags struct {
-	listen, network, keyFile, databaseURL string
-	rpc, assets, payTo                    []string
-	gas                                   uint64
+	listen, network, databaseURL string
+	rpc, assets, payTo, keyFiles []string
+	gas                          uint64
 }
 
 func newFacilitator(e *env) *cobra.Command {
@@ -71,7 +85,7 @@ func newFacilitatorServe(e *env) *cobra.Command {
 	f := &facilitatorFlags{}
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a facilitator: POST /verify, POST /settle, GET /supported", Args: cobra.NoArgs,
-		Long: `Run a facilitator with the key in CLAWR_FACILITATOR_KEY. It pays gas for others,
+		Long: `Run a facilitator with the keys in CLAWR_FACILITATOR_KEY. It pays gas for others,
 so it settles only the assets that it is given, for recipients that are allowed
 or callers with a token of scope ` + api.FacilitatorSettle + ` (clawr token create).`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return e.facilitatorServe(cmd.Context(), f) },
@@ -82,7 +96,7 @@ or callers with a token of scope ` + api.FacilitatorSettle + ` (clawr token crea
 	fl.StringVar(&f.network, "network", "", "CAIP-2 `name` of the chain, such as eip155:8453")
 	fl.StringSliceVar(&f.assets, "asset", nil, "`address` of a token that it settles (repeatable)")
 	fl.StringSliceVar(&f.payTo, "allow-pay-to", nil, "`address` that may be paid (repeatable; default: whoever a token's holder names)")
-	fl.StringVar(&f.keyFile, "facilitator-key-file", "", "`file` with the key (or CLAWR_FACILITATOR_KEY)")
+	fl.StringArrayVar(&f.keyFiles, "facilitator-key-file", nil, "`file` with a key (repeatable; or CLAWR_FACILITATOR_KEY, several with commas)")
 	fl.StringVar(&f.databaseURL, "database-url", "", "Postgres `URL`, instead of the data directory's SQLite file")
 	fl.Uint64Var(&f.gas, "gas-cap", 0, "most gas of one transaction (default 150000, 500000 for a payer with code)")
 	return cmd
@@ -97,7 +111,7 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	var assets []clawr.Asset
 	var set *settings
 	for _, a := range f.assets {
-		s, err := e.settings(ctx, &serveFlags{network: f.network, asset: a, rpc: f.rpc, keyFile: f.keyFile, deadline: 30 * time.Second, databaseURL: f.databaseURL}, log)
+		s, err := e.settings(ctx, &serveFlags{network: f.network, asset: a, rpc: f.rpc, keyFiles: f.keyFiles, deadline: 30 * time.Second, databaseURL: f.databaseURL}, log)
 		if err != nil {
 			return err
 		}
@@ -133,9 +147,9 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	if exposed != nil && tokens == 0 {
 		return exposed
 	}
-	witness := &onchain.Node{Client: set.chain, Key: set.key, Quorum: set.quorum}
+	witness, more := set.signers()
 	mirror := &facilitator.Mirror{Chain: witness}
-	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: witness,
+	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: witness, Signers: more,
 		Book: n.db, Ends: n.db, Mirror: mirror, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint()}
 	if len(allowed) > 0 {
 		settler.AllowPayTo = func(a string) bool { return slices.Contains(allowed, a) }
@@ -159,7 +173,9 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	serveUntil(ctx, g, newServer(n.control(), log, time.Minute), socket)
 	g.Go(func() error { return running(ctx) })
 	g.Go(func() error { return n.watch(witness, assets, mirror).Run(ctx) })
-	e.note("settling on %s as %s", set.asset.Network, set.key.Address().Hex())
+	for _, k := range set.keys {
+		e.note("settling on %s as %s", set.asset.Network, k.Address().Hex())
+	}
 	e.note("listening on %s", ln.Addr())
 	return g.Wait()
 }

@@ -27,7 +27,7 @@ type serveFlags struct {
 	payTo           string
 	databaseURL     string
 	blobURL         string
-	keyFile         string
+	keyFiles        []string
 	publicURL       string
 	publicAnalytics bool
 	asyncPayer      string // USD
@@ -57,7 +57,7 @@ facilitators named with --facilitator-url, in order.`,
 	fl.StringVar(&f.payTo, "pay-to", "", "`address` that earns where neither tenant nor owner has one")
 	fl.StringVar(&f.databaseURL, "database-url", "", "Postgres `URL`, instead of the data directory's SQLite file")
 	fl.StringVar(&f.blobURL, "blob-url", "", "`URL` of the dataset files of several nodes: file:///shared/directory or s3://bucket/prefix")
-	fl.StringVar(&f.keyFile, "facilitator-key-file", "", "`file` with the key that settles and pays gas (or CLAWR_FACILITATOR_KEY)")
+	fl.StringArrayVar(&f.keyFiles, "facilitator-key-file", nil, "`file` with a key that settles and pays gas (repeatable; or CLAWR_FACILITATOR_KEY, several with commas)")
 	fl.StringVar(&f.publicURL, "public-url", "", "scheme and host that callers reach this node at, such as https://api.example.com")
 	fl.BoolVar(&f.publicAnalytics, "public-analytics", false, "let everybody read /__platform/analytics")
 	fl.StringVar(&f.asyncPayer, "async-payer-cap", defaultAsyncPayer, "`USD` that async tenants deliver to one payer before it is charged, at most")

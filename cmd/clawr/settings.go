@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"math/big"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/params"
@@ -25,7 +27,7 @@ type settings struct {
 	chain       *chain.Client // whichever provider answers
 	quorum      *chain.Quorum // what decides about money; nil: chain alone
 	asset       clawr.Asset
-	key         *chain.Key // settles here; nil: the remote facilitators do
+	keys        []*chain.Key // settle here, the first one first; none: the remote facilitators do
 	remotes     []string
 	apiKey      string // for the remote facilitators
 	payTo       string // where neither tenant nor owner has one; may be empty
@@ -102,10 +104,8 @@ func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*s
 	if s.asset, err = s.quorum.Asset(ctx, common.HexToAddress(asset)); err != nil {
 		return nil, err
 	}
-	if s.key != nil {
-		if err := funded(ctx, s.chain, s.key); err != nil {
-			return nil, err
-		}
+	if err := anyFunded(ctx, s.chain, s.keys); err != nil {
+		return nil, err
 	}
 	s.exposure, err = f.exposure(s.asset.Decimals)
 	return s, err
@@ -150,15 +150,49 @@ func (e *env) settler(f *serveFlags, s *settings) error {
 		s.apiKey = e.getenv("CLAWR_FACILITATOR_API_KEY")
 		return nil
 	}
-	secret, err := e.secretFromEnvOrFile("CLAWR_FACILITATOR_KEY", f.keyFile, "facilitator-key-file")
-	if err != nil {
-		return err
+	var err error
+	s.keys, err = e.facilitatorKeys(f.keyFiles)
+	return err
+}
+
+// facilitatorKeys are the keys that settle: of the files, or of the
+// environment, with commas between them.
+func (e *env) facilitatorKeys(files []string) ([]*chain.Key, error) {
+	if len(files) == 0 {
+		files = []string{""}
 	}
-	if secret == "" {
-		return &clawr.Error{Code: clawr.CodeUsage, Param: "facilitator-key-file", Message: "nobody settles: there is neither a facilitator URL nor a key",
+	var keys []*chain.Key
+	for _, file := range files {
+		secret, err := e.secretFromEnvOrFile("CLAWR_FACILITATOR_KEY", file, "facilitator-key-file")
+		if err != nil {
+			return nil, err
+		}
+		for _, one := range strings.FieldsFunc(secret, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+			k, err := chain.ParseKey(one)
+			if err != nil {
+				return nil, err
+			}
+			if slices.ContainsFunc(keys, func(other *chain.Key) bool { return other.Address() == k.Address() }) {
+				return nil, &clawr.Error{Code: clawr.CodeUsage, Param: "facilitator-key-file", Message: "the key of " + k.Address().Hex() + " is given twice", Fix: "give each key once"}
+			}
+			keys = append(keys, k)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, &clawr.Error{Code: clawr.CodeUsage, Param: "facilitator-key-file", Message: "nobody settles: there is neither a facilitator URL nor a key",
 			Fix: "set CLAWR_FACILITATOR_KEY to a funded key, or give --facilitator-url URL"}
 	}
-	s.key, err = chain.ParseKey(secret)
+	return keys, nil
+}
+
+// anyFunded refuses keys of which none can pay for a settlement. One that
+// cannot may have transactions to see through.
+func anyFunded(ctx context.Context, c *chain.Client, keys []*chain.Key) (err error) {
+	for _, k := range keys {
+		if err = funded(ctx, c, k); err == nil {
+			return nil
+		}
+	}
 	return err
 }
 
@@ -193,11 +227,13 @@ func (e *env) devSettings(ctx context.Context, c *devchain.Chain, f *devFlags) (
 	if s.chain, err = c.Client(ctx); err != nil {
 		return nil, "", err
 	}
-	if s.key, err = c.Key("facilitator"); err != nil {
+	key, err := c.Key("facilitator")
+	if err != nil {
 		return nil, "", err
 	}
-	if err := funded(ctx, s.chain, s.key); clawr.CodeOf(err) == clawr.CodeUnfunded {
-		err = c.Fund(ctx, s.key.Address(), new(big.Int).Mul(big.NewInt(10), big.NewInt(params.Ether)), 0)
+	s.keys = []*chain.Key{key}
+	if err := funded(ctx, s.chain, key); clawr.CodeOf(err) == clawr.CodeUnfunded {
+		err = c.Fund(ctx, key.Address(), new(big.Int).Mul(big.NewInt(10), big.NewInt(params.Ether)), 0)
 		if err != nil {
 			return nil, "", err
 		}
