@@ -80,5 +80,9 @@ bench-records: setup-go build ## how fast datasets are served and ingested, besi
 records-oracle: setup-go ## 100,000 generated questions, each answered by a segment and by SQLite
 	CLAWR_NIGHTLY=1 $(GO) test -count=1 -timeout 3h -v -run '^TestEveryAnswerIsSQLites$$' ./dataset
 
+DURATION ?= 30m
+soak: setup ## sell 300 paid calls a second for DURATION and kill the server every minute
+	@$(GO) run ./e2e/chaos --soak $(DURATION)
+
 clean: ## remove what was built
 	rm -rf bin e2e/node_modules

@@ -21,7 +21,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/402claw/clawr/e2e/anvil"
 	"github.com/402claw/clawr/store/storetest"
 )
 
@@ -36,6 +35,10 @@ type options struct {
 	only     string
 	index    int
 	verbose  bool
+	soak     time.Duration
+	rate     int
+	engine   string
+	every    time.Duration
 }
 
 func main() {
@@ -49,6 +52,10 @@ func main() {
 	flag.IntVar(&o.worlds, "worlds", 2, "chains and servers at a time, on SQLite; five times as many on Postgres, which wait for leases")
 	flag.StringVar(&o.only, "only", "", "only kills at this failpoint")
 	flag.IntVar(&o.index, "index", -1, "only this kill")
+	flag.DurationVar(&o.soak, "soak", 0, "instead, sell for this long, and kill the server again and again")
+	flag.IntVar(&o.rate, "rate", 300, "paid calls a second of a soak")
+	flag.DurationVar(&o.every, "every", time.Minute, "time between two kills of a soak")
+	flag.StringVar(&o.engine, "engine", "sqlite", "database of a soak: sqlite or postgres")
 	flag.BoolVar(&o.verbose, "v", false, "say what is done")
 	flag.Parse()
 	if *short {
@@ -78,6 +85,9 @@ func chaos(ctx context.Context, o options) error {
 		return err
 	}
 	defer stop()
+	if o.soak > 0 {
+		return soak(ctx, bin, o.engine, admin, o.rate, o.soak, o.every, os.Stdout)
+	}
 	sum, err := openSummary(o.progress)
 	if err != nil {
 		return err
@@ -151,9 +161,9 @@ func worker(ctx context.Context, o options, bin, engine, admin string, number in
 			}
 		}
 		if w == nil {
-			opt := anvil.Options{}
+			opt := worldOptions{caps: smallCaps}
 			if number%2 == 1 {
-				opt.BlockTime = time.Second
+				opt.chain.BlockTime = time.Second
 			}
 			if w, err = newWorld(ctx, bin, engine, admin, opt); err != nil {
 				return err

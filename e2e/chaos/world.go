@@ -43,6 +43,7 @@ type world struct {
 	addr   string    // the server's, before and after every restart: it is part of what a payment buys
 	base   string    // URL of the database; empty: SQLite
 	drop   func() error
+	caps   []string
 	db     *sql.DB // open while the server is up
 	bought []*purchase
 	kills  int
@@ -55,9 +56,18 @@ const price = 1000
 // than that, and a restarted node waits for it.
 const serverDeadline = 5 * time.Second
 
+// worldOptions are what worlds differ in.
+type worldOptions struct {
+	chain anvil.Options
+	caps  []string // the server's flags for async
+}
+
+// smallCaps let a payer have some calls on credit, and then no more.
+var smallCaps = []string{"--async-credit", "0.02", "--async-payer-cap", "0.05", "--async-total-cap", "0.1"}
+
 // newWorld starts a chain and a server with an API for every policy.
-func newWorld(ctx context.Context, bin, engine, admin string, opt anvil.Options) (_ *world, err error) {
-	w := &world{engine: engine, bin: bin, client: &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) (_ *world, err error) {
+	w := &world{engine: engine, bin: bin, caps: opt.caps, client: &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -72,8 +82,8 @@ func newWorld(ctx context.Context, bin, engine, admin string, opt anvil.Options)
 			return nil, err
 		}
 	}
-	opt.Args = append(opt.Args, "--slots-in-an-epoch", "1") // a block is final two blocks later
-	if w.node, err = anvil.Start(ctx, opt); err != nil {
+	opt.chain.Args = append(opt.chain.Args, "--slots-in-an-epoch", "1") // a block is final two blocks later
+	if w.node, err = anvil.Start(ctx, opt.chain); err != nil {
 		return nil, err
 	}
 	w.asset = common.HexToAddress(w.node.Asset.Address)
@@ -158,7 +168,8 @@ func (w *world) up(point string) error {
 		listen = "127.0.0.1:0"
 	}
 	args := []string{"serve", "--listen", listen, "--data", w.data, "--network", w.node.Asset.Network, "--asset", w.asset.Hex(), "--rpc-url", w.node.URL,
-		"--pay-to", w.payTo.Hex(), "--deadline", serverDeadline.String(), "--async-credit", "0.02", "--async-payer-cap", "0.05", "--async-total-cap", "0.1"}
+		"--pay-to", w.payTo.Hex(), "--deadline", serverDeadline.String()}
+	args = append(args, w.caps...)
 	if w.base != "" {
 		args = append(args, "--database-url", w.base)
 	}
