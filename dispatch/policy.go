@@ -50,6 +50,13 @@ func (d *Dispatcher) policy(c *call, e *entry, p *payment) ledger.Policy {
 	return e.policy
 }
 
+// forNothing notes that we worked for payer, and that nothing was to be had.
+func (d *Dispatcher) forNothing(payer string, now time.Time) {
+	if d.Limiter != nil { // who only carries others' payments sells nothing
+		d.Limiter.Allow("preflight/"+payer, preflightRate, now, 1)
+	}
+}
+
 // policyOf reads a manifest's policy.
 func policyOf(settle string) ledger.Policy {
 	switch p := ledger.Policy(settle); p {

@@ -121,12 +121,14 @@ func (d *Dispatcher) settleOpen(ctx context.Context, p ledger.Payment) {
 	if out.State != ledger.NotCharged || p.Money != ledger.Held {
 		return
 	}
-	now := d.now()
-	d.Limiter.Allow("preflight/"+p.Payer, preflightRate, now, 1)
-	// What becomes of the event that the answer was stored with.
-	reason := reasonFor(out.Reason)
-	ev := usage.Event{Time: now, RequestID: newRequestID(), TenantID: p.TenantID, PaymentID: p.ID, Endpoint: p.Route,
-		Status: http.StatusPaymentRequired, Lifecycle: usage.SettleFailed, Error: string(reason)}
+	now, reason := d.now(), reasonFor(out.Reason)
+	var ev usage.Event // what was settled first has no answer: its call has the event
+	if p.Work == ledger.Done {
+		// What becomes of the event that the answer was stored with.
+		ev = usage.Event{Time: now, RequestID: newRequestID(), TenantID: p.TenantID, PaymentID: p.ID, Endpoint: p.Route,
+			Status: http.StatusPaymentRequired, Lifecycle: usage.SettleFailed, Error: string(reason)}
+		d.forNothing(p.Payer, now)
+	}
 	if err := d.Book.Release(ctx, p.ID, p.Epoch, reason, ev); err != nil && !errors.Is(err, ledger.ErrFenced) {
 		d.Log.ErrorContext(ctx, "not released", "payment", p.ID, "err", err)
 	}

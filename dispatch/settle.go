@@ -189,7 +189,7 @@ func (d *Dispatcher) unsettled(ctx context.Context, c *call, p *payment, e *entr
 		c.ev.Status, c.ev.Error = http.StatusPaymentRequired, string(reasonFor(out.Reason))
 		if row.Money == ledger.Held {
 			if row.Work == ledger.Done { // the work was for nothing
-				d.Limiter.Allow("preflight/"+row.Payer, preflightRate, c.start, 1)
+				d.forNothing(row.Payer, c.start)
 			}
 			// Fenced means that it is dead or released already: as good.
 			err := d.Book.Release(ctx, row.ID, row.Epoch, reasonFor(out.Reason), c.ev)

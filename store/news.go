@@ -88,6 +88,6 @@ func (db *DB) PaymentsByID(ctx context.Context, ids []string) ([]ledger.Payment,
 // nobody has submitted, and which nobody has moved since a moment: their node
 // died, or its news was lost. The one that expires first comes first.
 func (db *DB) Unsubmitted(ctx context.Context, since time.Time, limit int) ([]ledger.Payment, error) {
-	return db.payments(ctx, `money = 'held' AND work = 'done' AND updated_at <= $1 AND owner <> $2 ORDER BY valid_before, id LIMIT $3`,
+	return db.payments(ctx, `money = 'held' AND (work = 'done' OR policy = 'settle_first' AND work = 'pending') AND updated_at <= $1 AND owner <> $2 ORDER BY valid_before, id LIMIT $3`,
 		since.UnixMicro(), db.node, limit)
 }

@@ -190,7 +190,8 @@ func (s *shared) heard(ctx context.Context, n store.News, carried chan<- ledger.
 // take hands rows that nobody here is at to the carriers.
 func (s *shared) take(ctx context.Context, rows []ledger.Payment, carried chan<- ledger.Payment) {
 	for _, p := range rows {
-		if p.Money != ledger.Held || p.Work != ledger.Done {
+		first := p.Policy == ledger.SettleFirst && p.Work == ledger.Pending
+		if p.Money != ledger.Held || p.Work != ledger.Done && !first {
 			continue
 		}
 		s.mu.Lock()
