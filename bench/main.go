@@ -3,6 +3,8 @@
 //
 //	go run ./bench overhead                  everything, in under three minutes
 //	go run ./bench overhead verify paid      some of it
+//	go run ./bench paid-async                a burst that is answered first and settled later; -seconds 60
+//	go run ./bench paid-2s                   settled before the answer, with a block every 2 s; -callers 2048
 //
 // Tables and profiles go to stderr, one JSON object is the last line of stdout.
 // It wants bin/clawr and e2e/node_modules: make bench-overhead sees to both.
@@ -42,8 +44,18 @@ func run(ctx context.Context, args []string) error {
 		return constant(os.Stdin, os.Stderr)
 	case "overhead":
 		return overhead(ctx, args[1:])
+	case "paid-async", "paid-2s":
+		var b bursts
+		run := paidAsync
+		if args[0] == "paid-2s" {
+			run = paid2s
+		}
+		if err := run(ctx, args[1:], &b); err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(b)
 	}
-	return fmt.Errorf("there is no benchmark %q, but overhead", args[0])
+	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async and paid-2s", args[0])
 }
 
 // report is the last line of stdout. Ratios are clawr's rate by its peer's;

@@ -20,6 +20,7 @@ import (
 type process struct {
 	cmd   *exec.Cmd
 	addr  string
+	data  string      // its data directory, if it is clawr's
 	said  chan string // its whole standard error, once it has ended
 	ended chan struct{}
 }

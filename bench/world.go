@@ -34,7 +34,11 @@ type world struct {
 const funds = 1_000_000_000_000
 
 // newWorld starts a chain and funds the payers.
-func newWorld(ctx context.Context, payers int) (_ *world, err error) {
+func newWorld(ctx context.Context, payers int) (*world, error) {
+	return newWorldOn(ctx, payers, anvil.Options{})
+}
+
+func newWorldOn(ctx context.Context, payers int, chain anvil.Options) (_ *world, err error) {
 	w := &world{}
 	defer func() {
 		if err != nil {
@@ -48,13 +52,15 @@ func newWorld(ctx context.Context, payers int) (_ *world, err error) {
 		return nil, err
 	}
 	// The chain keeps no state of old blocks in memory for us.
-	if w.node, err = anvil.Start(ctx, anvil.Options{}); err != nil {
+	if w.node, err = anvil.Start(ctx, chain); err != nil {
 		return nil, err
 	}
 	w.asset = common.HexToAddress(w.node.Asset.Address)
-	ticking, cancel := context.WithCancel(ctx)
-	w.blocks = cancel
-	go w.tick(ticking)
+	if chain.BlockTime == 0 {
+		ticking, cancel := context.WithCancel(ctx)
+		w.blocks = cancel
+		go w.tick(ticking)
+	}
 	for range payers {
 		p, err := newPayer()
 		if err != nil {
@@ -219,19 +225,28 @@ const price = 1000
 
 // serve starts clawr with the dataset on sale, settling by itself.
 func (w *world) serve(ctx context.Context, payTo common.Address, env []string, flags ...string) (*process, error) {
+	return w.serveAs(ctx, payTo, nil, env, flags...)
+}
+
+// serveAs is serve with more flags of the deploy.
+func (w *world) serveAs(ctx context.Context, payTo common.Address, deployed, env []string, flags ...string) (*process, error) {
 	key, err := w.signer(ctx)
 	if err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(w.data, fmt.Sprintf("serve%d", len(w.running)))
-	deploy := command(w.root, w.data, nil, "deploy", filepath.Join(w.root, airports), "--tenant", "airports", "--price", "0.001", "--x402",
-		"--pay-to", payTo.Hex(), "--network", w.network(), "--data", dir)
+	deploy := command(w.root, w.data, nil, append([]string{"deploy", filepath.Join(w.root, airports), "--tenant", "airports", "--price", "0.001", "--x402",
+		"--pay-to", payTo.Hex(), "--network", w.network(), "--data", dir}, deployed...)...)
 	if out, err := deploy.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("deploy: %w: %s", err, out)
 	}
 	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--data", dir, "--network", w.network(), "--asset", w.asset.Hex(), "--rpc-url", w.node.URL,
 		"--pay-to", payTo.Hex()}, flags...)
-	return w.run(ctx, command(w.root, w.data, append([]string{"CLAWR_FACILITATOR_KEY=" + key}, env...), args...))
+	p, err := w.run(ctx, command(w.root, w.data, append([]string{"CLAWR_FACILITATOR_KEY=" + key}, env...), args...))
+	if err == nil {
+		p.data = dir
+	}
+	return p, err
 }
 
 // records is what callers ask clawr for.

@@ -42,6 +42,7 @@ func (d *Dispatcher) parse(h header) (*payment, error) {
 		return nil, bad(err)
 	}
 	p := &payment{PaymentPayload: pp, v1: h.v1, quote: pp.Accepted.Extra.Quote}
+	pp.Remember()
 	if p.ref, err = pp.Identifier(); err != nil {
 		return nil, err
 	}

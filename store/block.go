@@ -162,11 +162,12 @@ func (db *DB) Used(ctx context.Context, uses []ledger.Use) (payments int, err er
 // Held is what the submitted and the reserved payments of an account come to,
 // in the token's atomic units: what it will have less than the chain says.
 func (db *DB) Held(ctx context.Context, network, asset, payer string) (int64, error) {
-	var sum int64
+	var sum, async int64
 	err := db.reader().QueryRowContext(ctx, `
-		SELECT COALESCE(CAST(SUM(amount) AS BIGINT), 0) FROM payments WHERE payer = $1 AND asset = $2 AND network = $3 AND money IN('held','signed')`,
-		payer, asset, network).Scan(&sum)
-	return sum, err
+		SELECT (SELECT COALESCE(CAST(SUM(amount) AS BIGINT), 0) FROM payments WHERE payer = $1 AND asset = $2 AND network = $3 AND money IN('held','signed') AND policy <> 'async'),
+			(SELECT COALESCE(CAST(SUM(held) AS BIGINT), 0) FROM exposure WHERE payer = $1 AND asset = $2 AND network = $3)`,
+		payer, asset, network).Scan(&sum, &async)
+	return sum + async, err
 }
 
 // Cursor is how far a network's chain was followed, nil if it never was.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -15,13 +16,19 @@ import (
 // waits for the last.
 const maxBatch = 128
 
+// careful is for how many batches every job gets a savepoint, after one was
+// refused that had written something already.
+const careful = 64
+
 // writer is the only writer of an SQLite database. Jobs that arrive while a
 // COMMIT is on its way to the disk share the next one: one fsync acknowledges
-// them all. Each runs inside a savepoint, so that one that is refused takes
-// nothing of its neighbours with it.
+// them all. One that is refused takes nothing of its neighbours with it: most
+// are before they wrote anything, and when one was not, the batch is done again
+// with a savepoint for each, which costs a tenth of everything.
 type writer struct {
 	conn  querier // one connection
 	fatal func(error)
+	care  int // batches that are left to be careful with
 	jobs  chan *job
 	done  chan struct{} // closed when the last job was answered
 
@@ -140,8 +147,22 @@ func (w *writer) attempt(first *job) (batch []*job, err error) {
 	if err := w.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return batch, err
 	}
+	safe := w.care > 0
+	w.care = max(w.care-1, 0)
 	for next := first; next != nil; {
-		if err := w.item(ctx, next, false); err != nil {
+		run := w.item
+		if !safe {
+			run = w.bare
+		}
+		err := run(ctx, next, false)
+		if err == errDirty {
+			w.care = careful
+			if err := w.rollback(ctx); err != nil {
+				return batch, err
+			}
+			return batch, w.repeat(ctx, batch)
+		}
+		if err != nil {
 			return batch, errors.Join(err, w.rollback(ctx))
 		}
 		if next = w.waiting(len(batch)); next != nil {
@@ -152,6 +173,26 @@ func (w *writer) attempt(first *job) (batch []*job, err error) {
 		return batch, errors.Join(err, w.rollback(ctx))
 	}
 	return batch, nil
+}
+
+// repeat runs a batch that was rolled back once more, with savepoints.
+func (w *writer) repeat(ctx context.Context, batch []*job) error {
+	err := w.exec(ctx, "BEGIN IMMEDIATE")
+	if err != nil {
+		return err
+	}
+	for _, j := range batch {
+		if err = w.item(ctx, j, false); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = w.exec(ctx, "COMMIT")
+	}
+	if err != nil {
+		return errors.Join(err, w.rollback(ctx))
+	}
+	return nil
 }
 
 // waiting takes the next job that somebody still wants, if one is there and
@@ -187,6 +228,54 @@ func (w *writer) alone(j *job) error {
 		}
 	}
 	return err
+}
+
+// errDirty says that a job was refused after it had written something.
+var errDirty = errors.New("store: refused, and not clean")
+
+// bare runs one job without a savepoint. Its errors are item's, and errDirty.
+func (w *writer) bare(ctx context.Context, j *job, again bool) error {
+	q := dirty{querier: w.conn}
+	if j.err = j.fn(ctx, &q, again); j.err == nil {
+		return nil
+	}
+	if endsTransaction(j.err) {
+		return j.err
+	}
+	if q.wrote {
+		return errDirty
+	}
+	return nil
+}
+
+// dirty notes whether something may have been written.
+type dirty struct {
+	querier
+	wrote bool
+}
+
+func (q *dirty) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	res, err := q.querier.ExecContext(ctx, query, args...)
+	if err == nil && !q.wrote {
+		n, err := res.RowsAffected()
+		q.wrote = err != nil || n > 0
+	}
+	return res, err
+}
+
+func (q *dirty) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	q.wrote = q.wrote || !selects(query)
+	return q.querier.QueryContext(ctx, query, args...)
+}
+
+func (q *dirty) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	q.wrote = q.wrote || !selects(query)
+	return q.querier.QueryRowContext(ctx, query, args...)
+}
+
+// selects reports whether a statement only reads.
+func selects(query string) bool {
+	return strings.HasPrefix(strings.TrimLeft(query, " \t\n"), "SELECT")
 }
 
 // item runs one job inside a savepoint. The job's own error is kept in it; an

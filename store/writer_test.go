@@ -74,11 +74,12 @@ func count(t *testing.T, db *sql.DB) (n int) {
 // what follows shares one transaction with it.
 func blocked(w *writer, release chan struct{}) (done chan error) {
 	started := make(chan struct{})
+	start := sync.OnceFunc(func() { close(started) })
 	done = make(chan error, 1)
 	go func() {
 		done <- w.write(context.Background(), func(ctx context.Context, q querier, again bool) error {
 			if !again {
-				close(started)
+				start()
 				<-release
 			}
 			return insert(1000)(ctx, q, again)
@@ -124,6 +125,55 @@ func TestOneRefusalTakesNobodyAlong(t *testing.T) {
 	}
 	if n := count(t, db); n != 3 {
 		t.Errorf("%d rows, want 3", n)
+	}
+}
+
+// Who is refused before he wrote anything costs nobody a second run, and who is
+// refused after he did leaves nothing, whatever statement he wrote with.
+func TestARefusalIsCleanedUpOnlyIfItHasToBe(t *testing.T) {
+	mine := errors.New("refused")
+	returning := func(ctx context.Context, q querier, _ bool) error {
+		var n int
+		return errors.Join(q.QueryRowContext(ctx, `INSERT INTO n(n) VALUES (2) RETURNING n`).Scan(&n), mine)
+	}
+	for name, c := range map[string]struct {
+		refused transaction
+		runs    int64
+	}{
+		"at once": {func(context.Context, querier, bool) error { return mine }, 1},
+		"after a look": {func(ctx context.Context, q querier, _ bool) error {
+			var n int
+			_ = q.QueryRowContext(ctx, "\n\tSELECT COUNT(*) FROM n").Scan(&n)
+			return mine
+		}, 1},
+		"after a no": {func(ctx context.Context, q querier, _ bool) error {
+			_, err := q.ExecContext(ctx, `UPDATE n SET n = 5 WHERE n = 77`)
+			return errors.Join(err, mine)
+		}, 1},
+		"after an insert": {func(ctx context.Context, q querier, again bool) error {
+			return errors.Join(insert(2)(ctx, q, again), mine)
+		}, 2},
+		"with RETURNING": {returning, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, conn := file(t)
+			w := newWriter(&prepared{db: conn}, func(err error) { t.Error(err) })
+			defer w.stop()
+			var runs atomic.Int64
+			errs := together(t, w, func(ctx context.Context, q querier, again bool) error {
+				runs.Add(1)
+				return insert(1)(ctx, q, again)
+			}, c.refused)
+			if errs[0] != nil || !errors.Is(errs[1], mine) || errs[2] != nil {
+				t.Errorf("ended with %v", errs)
+			}
+			if n := count(t, db); n != 2 {
+				t.Errorf("%d rows, want 2", n)
+			}
+			if runs.Load() > c.runs {
+				t.Errorf("a neighbour ran %d times, want %d", runs.Load(), c.runs)
+			}
+		})
 	}
 }
 

@@ -3,6 +3,7 @@ package x402
 import (
 	"bytes"
 	"encoding/hex"
+	"sync/atomic"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -65,7 +66,7 @@ func Verify(p *PaymentPayload, r *Requirements, c Check) (*Exact, error) {
 	if !ok {
 		return e, refuse(ReasonNoContract, "%q is not the address of a token", clip(r.Asset))
 	}
-	if err := e.signed(NewDomain(r.Extra.Name, r.Extra.Version, chain, token), c.Contract); err != nil {
+	if err := e.signed(NewDomain(r.Extra.Name, r.Extra.Version, chain, token), c.Contract, p.signer); err != nil {
 		return e, err
 	}
 	if err := e.terms(p.Version, r, c); err != nil {
@@ -80,15 +81,44 @@ func Verify(p *PaymentPayload, r *Requirements, c Check) (*Exact, error) {
 	return e, nil
 }
 
+// Remember has Verify recover the signer of p, and of its copies, once: a
+// server verifies a payment twice, before and in its facilitator, and that is
+// most of the work.
+func (p *PaymentPayload) Remember() { p.signer = new(signer) }
+
+// signer remembers whose signature was recovered last.
+type signer struct{ last atomic.Pointer[recovered] }
+
+type recovered struct {
+	digest common.Hash
+	sig    [65]byte
+	who    common.Address
+}
+
+// recover is Recover, remembered. Nothing is remembered without a signer.
+func (s *signer) recover(digest common.Hash, sig []byte) (common.Address, bool) {
+	if s == nil || len(sig) != 65 {
+		return Recover(digest, sig)
+	}
+	if r := s.last.Load(); r != nil && r.digest == digest && r.sig == [65]byte(sig) {
+		return r.who, true
+	}
+	who, ok := Recover(digest, sig)
+	if ok {
+		s.last.Store(&recovered{digest, [65]byte(sig), who})
+	}
+	return who, ok
+}
+
 // signed checks that the payer signed e in domain d.
-func (e *Exact) signed(d Domain, contract bool) error {
+func (e *Exact) signed(d Domain, contract bool, s *signer) error {
 	if contract {
 		return nil
 	}
 	if wrapped(e.Signature) {
 		return refuse(ReasonFactory, "the payer is a contract that is not deployed yet")
 	}
-	if who, ok := Recover(e.Digest(d), e.Signature); !ok || who != e.From {
+	if who, ok := s.recover(e.Digest(d), e.Signature); !ok || who != e.From {
 		return refuse(ReasonSignature, "the signature is not the payer's for this authorization")
 	}
 	return nil

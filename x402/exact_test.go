@@ -384,3 +384,43 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	})
 }
+
+// Remember must not make a signature good for anything but what it signs.
+func TestARememberedSignerIsOfOneAuthorization(t *testing.T) {
+	key, err := crypto.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	terms := Requirements{Scheme: SchemeExact, Network: "eip155:84532", Amount: "1000", Asset: "0x036cbd53842c5426634e7929541ec2318f3dcf7e",
+		PayTo: "0x00000000000000000000000000000000000000a1", MaxTimeoutSeconds: 60, Extra: Extra{Name: "USDC", Version: "2"}}
+	now := time.Now()
+	p, err := Pay(key, &PaymentRequired{Version: 2, Accepts: []Requirements{terms}}, &terms, common.Hash{1}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Remember()
+	for range 2 {
+		if _, err := Verify(p, &terms, Check{Now: now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, change := range map[string]func(p *PaymentPayload, r *Requirements){
+		"another nonce": func(p *PaymentPayload, _ *Requirements) {
+			e, _ := ParseExact(p.Payload)
+			e.Nonce[0]++
+			p.Payload = e.JSON()
+		},
+		"another signature": func(p *PaymentPayload, _ *Requirements) {
+			e, _ := ParseExact(p.Payload)
+			e.Signature[3]++
+			p.Payload = e.JSON()
+		},
+		"another token": func(_ *PaymentPayload, r *Requirements) { r.Extra.Name = "USD Coin" },
+	} {
+		copied, asked := *p, terms // the copy remembers too
+		change(&copied, &asked)
+		if _, err := Verify(&copied, &asked, Check{Now: now}); clawr.CodeOf(err) != ReasonSignature {
+			t.Errorf("%s: %v, want %s", name, err, ReasonSignature)
+		}
+	}
+}

@@ -86,6 +86,8 @@ type PaymentPayload struct {
 	Accepted   Requirements
 	Payload    []byte // the scheme's own JSON object: see ParseExact
 	Extensions Object
+
+	signer *signer // who signed it, once that is known; nil: see Remember
 }
 
 // VerifyRequest is the body of POST /verify.

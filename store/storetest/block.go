@@ -191,6 +191,12 @@ func openPaymentsAreHeld(f *fixture) {
 	held(2000)
 	f.ok(f.Dead(f.ctx(), p.Key, "proof"))
 	held(1000)
+	async := f.async(ledger.Exposure{Payer: 1000, Credit: 1000, Total: 1000})
+	held(2000)
+	f.async(ledger.Exposure{Payer: 1000, Credit: 1000, Total: 1000}) // there is no room: not async
+	held(3000)
+	f.ok(f.Release(f.ctx(), async.ID, 1, "x", usage.Event{}))
+	held(2000)
 }
 
 // cursorsMove: a watcher goes on where the last one was.

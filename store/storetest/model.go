@@ -42,7 +42,7 @@ type history struct {
 	*machine
 	state    ledger.State
 	answered bool // T2 happened
-	released bool // before there was an answer: the event came with the release
+	released bool // or failed, before there was an answer: the event came with that
 }
 
 func (h *histories) reserve(t *rapid.T) {
@@ -156,7 +156,7 @@ func (p *history) explain(group []ledger.Event, got []error, after ledger.State)
 			}
 			if err == nil {
 				answered = answered || e.Move == ledger.MoveDone
-				released = released || e.Move == ledger.MoveRelease
+				released = released || e.Move == ledger.MoveRelease || e.Move == ledger.MoveFail
 			}
 			s = next
 		}
