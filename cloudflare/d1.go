@@ -242,6 +242,11 @@ func (c *Client) fill(ctx context.Context, id string, m *Import) error {
 		case st.Status == "complete":
 			return nil
 		case st.Status == "error" || st.Success != nil && !*st.Success:
+			// The same import, begun twice because an answer was lost, fails the
+			// second time.
+			if has, err := c.imported(ctx, id); err == nil && has == m.Content {
+				return nil
+			}
 			return &clawr.Error{Code: CodeImport, Message: "D1 did not import the dataset: " + printable(strings.Join(append(st.Errors, st.Error), " ")),
 				Fix: "run the same command again; the old version still serves"}
 		}

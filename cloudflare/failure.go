@@ -73,6 +73,9 @@ func (f *failure) has(codes ...int) bool {
 // missing reports whether f says that there is no such thing, rather than no
 // such account or namespace for it to be in.
 func (f *failure) missing() bool {
+	if f.Status/100 != 4 {
+		return false // 10013 is an unknown error of one product, and a missing namespace of another
+	}
 	if f.has(apiNoScript, apiNoKey, apiNoKV, apiNoService, apiNoTenant, apiNoDatabase, apiNoNamespace) {
 		return true
 	}

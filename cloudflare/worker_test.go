@@ -211,8 +211,8 @@ func TestImportsAreStreamedAndCompared(t *testing.T) {
 		return nil
 	}}
 	for name, c := range map[string]struct {
-		corrupt, lose int // uploads that arrive wrong, or not
-		known         bool
+		corrupt, lose int  // uploads that arrive wrong, or not
+		known, full   bool // D1 knows the file, has the data
 		end           string
 		code          clawr.Code
 	}{
@@ -223,6 +223,7 @@ func TestImportsAreStreamedAndCompared(t *testing.T) {
 		"corrupt once":     {corrupt: 1, end: "complete"},
 		"corrupt for ever": {corrupt: 9, code: CodeImport},
 		"refused":          {end: "error", code: CodeImport},
+		"begun twice":      {end: "error", full: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			polls, got := 0, ""
@@ -262,6 +263,13 @@ func TestImportsAreStreamedAndCompared(t *testing.T) {
 					}
 				}
 				fmt.Fprintf(w, `{"success":true,"result":%s}`, result)
+			})
+			mux.HandleFunc("POST /accounts/acc/d1/database/db/query", func(w http.ResponseWriter, _ *http.Request) {
+				row := ""
+				if c.full {
+					row = `{"name":"clawr_import","content":"c0ffee"}`
+				}
+				fmt.Fprintf(w, `{"success":true,"result":[{"results":[%s]}]}`, row)
 			})
 			srv = httptest.NewServer(mux)
 			defer srv.Close()

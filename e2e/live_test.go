@@ -41,19 +41,24 @@ type live struct {
 //	CLAWR_RPC_URL           a node of that network
 //	CLAWR_PAY_TO            who earns
 //	CLAWR_WALLET_KEY        who pays, with test USDC
-func newLive(t *testing.T) *live {
+//
+// payTo earns; if it is zero, somebody new does.
+func newLive(t *testing.T, payTo common.Address) *live {
 	t.Helper()
 	if os.Getenv("CLOUDFLARE_API_BASE_URL") != "" {
 		return elsewhere(t)
 	}
 	c := devChain(t, "--like-base-sepolia")
-	seller, err := chain.NewKey()
-	if err != nil {
-		t.Fatal(err)
+	if payTo == (common.Address{}) {
+		seller, err := chain.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		payTo = seller.Address()
 	}
 	like := startLookalike(t, 1200)
-	l := &live{t: t, like: like, chain: c, data: t.TempDir(), ns: "live", script: "clawr-dispatcher", base: like.edge, buyer: c.account(t, 1_000_000).Reveal(), payTo: seller.Address()}
-	l.env = append(like.env(), "CLAWR_NETWORK="+c.network, "CLAWR_RPC_URL="+c.rpc, "CLAWR_FACILITATOR_URL="+facilitate(t, c, seller.Address()), "CLAWR_PUBLIC_URL="+like.edge, "CLAWR_DATA="+l.data)
+	l := &live{t: t, like: like, chain: c, data: t.TempDir(), ns: "live", script: "clawr-dispatcher", base: like.edge, buyer: c.account(t, 1_000_000).Reveal(), payTo: payTo}
+	l.env = append(like.env(), "CLAWR_NETWORK="+c.network, "CLAWR_RPC_URL="+c.rpc, "CLAWR_FACILITATOR_URL="+facilitate(t, c, payTo), "CLAWR_PUBLIC_URL="+like.edge, "CLAWR_DATA="+l.data)
 	return l
 }
 
@@ -201,7 +206,7 @@ func (l *live) pay(host, path string, amount int64) string {
 // update, roll back and remove. Everything is a real process, and where
 // CLOUDFLARE_API_BASE_URL is not set Cloudflare's is the look-alike.
 func TestLiveCheck(t *testing.T) {
-	l := newLive(t)
+	l := newLive(t, common.Address{})
 	const tenant, host = "livecheck", "livecheck.api.402claw.dev"
 	file := sample(t, "Oslo,709037\nBergen,291940\nTromsø,77992\n")
 	const path = "/t/" + tenant + "/v1/records?limit=1"

@@ -143,6 +143,7 @@ type fault struct {
 	Times      int    `json:"times,omitempty"`
 	Skip       int    `json:"skip,omitempty"`
 	RetryAfter *int   `json:"retryAfter,omitempty"`
+	Ms         int    `json:"ms,omitempty"` // that a call is held
 }
 
 func (l *lookalike) fail(t testing.TB, faults ...fault) {

@@ -67,9 +67,13 @@ export class Databases {
     no(400, 7400, `There is no action ${JSON.stringify(body.action)}`);
   }
 
+  // start imports a file once: whoever asks again hears of the same import,
+  // unless it failed.
   #start(account, runtime, id, etag) {
+    const known = [...this.running.values()].find((j) => j.id === id && j.etag === etag && j.state.status !== "error");
+    if (known) return known.state;
     const bookmark = `${Date.now().toString(16).padStart(8, "0")}-${randomUUID()}`;
-    const job = { id, state: { success: true, type: "import", at_bookmark: bookmark, status: "active", messages: ["Started import"], errors: [] } };
+    const job = { id, etag, state: { success: true, type: "import", at_bookmark: bookmark, status: "active", messages: ["Started import"], errors: [] } };
     this.running.set(bookmark, job);
     const d = account.d1[id];
     const before = [...d.imports];

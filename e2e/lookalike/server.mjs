@@ -37,7 +37,14 @@ const others = Object.fromEntries(Object.keys(state.accounts).filter((a) => a !=
 const api = createServer(async (req, res) => {
   const url = new URL(req.url, "http://api");
   try {
-    if (url.pathname.startsWith("/__upload/")) return await databases.upload(req, res, url);
+    if (url.pathname.startsWith("/__upload/")) {
+      const fault = faults.next(`${req.method} ${url.pathname}`);
+      log.push({ line: `${req.method} ${url.pathname}`, fault: fault?.kind });
+      if (fault?.kind === "500") return void res.writeHead(500).end("<Error><Code>InternalError</Code></Error>");
+      if (fault?.kind === "cut") return void req.once("data", () => req.socket.destroy()); // in the middle
+      if (fault?.kind === "cut-after") res.end = () => req.socket.destroy();
+      return await databases.upload(req, res, url);
+    }
     if (url.pathname.startsWith("/__lookalike/")) return await control(req, res, url);
     await serve(req, res, url);
   } catch (e) {
