@@ -21,6 +21,7 @@ import (
 type purchase struct {
 	w      *world
 	r      *rand.Rand
+	shop   string
 	path   string
 	key    *ecdsa.PrivateKey
 	auths  []*auth
