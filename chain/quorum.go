@@ -362,8 +362,18 @@ func (q *Quorum) Asset(ctx context.Context, address common.Address) (clawr.Asset
 // Nonce is the next nonce of an account, after what the pools of enough
 // providers hold.
 func (q *Quorum) Nonce(ctx context.Context, who common.Address) (uint64, error) {
-	all := patiently(ctx, q, func(ctx context.Context, c *Client) (uint64, error) { return c.PendingNonceAt(ctx, who) },
-		func([]said[uint64]) bool { return false })
+	return q.least(ctx, "the signer's nonce", func(ctx context.Context, c *Client) (uint64, error) { return c.PendingNonceAt(ctx, who) })
+}
+
+// FinalNonce is the number of transactions of an account that enough providers
+// have in finalized blocks.
+func (q *Quorum) FinalNonce(ctx context.Context, who common.Address) (uint64, error) {
+	return q.least(ctx, "the signer's finalized nonce", func(ctx context.Context, c *Client) (uint64, error) { return c.FinalNonceAt(ctx, who) })
+}
+
+// least is the highest number that enough providers have reached.
+func (q *Quorum) least(ctx context.Context, what string, question func(context.Context, *Client) (uint64, error)) (uint64, error) {
+	all := patiently(ctx, q, question, func(all []said[uint64]) bool { return len(all) == len(q.members) })
 	var good []uint64
 	for _, a := range all {
 		if a.err == nil {
@@ -371,7 +381,7 @@ func (q *Quorum) Nonce(ctx context.Context, who common.Address) (uint64, error) 
 		}
 	}
 	if len(good) < q.Need() {
-		return 0, disagreement(q, "the signer's nonce", all)
+		return 0, disagreement(q, what, all)
 	}
 	slices.Sort(good)
 	return good[len(good)-q.Need()], nil

@@ -144,6 +144,9 @@ func TestOneLiarOfThreeChangesNothing(t *testing.T) {
 				if a, err := q.Asset(ctx, w.shop); clawr.CodeOf(err) != clawr.CodeNoContract {
 					t.Errorf("an asset that is none: %+v, %v", a, err)
 				}
+				if n, err := q.FinalNonce(ctx, w.signer.Address()); err != nil || n != 1 {
+					t.Errorf("finalized nonce %d, %v, want 1", n, err)
+				}
 				if n, err := q.Nonce(ctx, w.signer.Address()); err != nil || n != 1 {
 					t.Errorf("nonce %d, %v, want 1", n, err)
 				}

@@ -28,7 +28,11 @@ func newAnvilWorld(t testing.TB, args ...string) *world {
 }
 
 func (w *world) watcher() *facilitator.Watcher {
-	return &facilitator.Watcher{Network: w.asset.Network, Assets: []clawr.Asset{w.asset}, Chain: w.node, Book: w.db, Cursors: w.db, Now: w.now,
+	chain := w.node
+	if w.believed != nil {
+		chain = w.believed
+	}
+	return &facilitator.Watcher{Network: w.asset.Network, Assets: []clawr.Asset{w.asset}, Chain: chain, Book: w.db, Cursors: w.db, Now: w.now,
 		Log: slog.New(slog.DiscardHandler), Failpoint: w.reached}
 }
 

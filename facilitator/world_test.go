@@ -33,16 +33,17 @@ import (
 // world is a real chain, a real book, a funded facilitator and a funded buyer.
 type world struct {
 	testing.TB
-	chain  *devchain.Chain
-	anvil  *anvil.Node // instead of chain
-	node   *onchain.Node
-	db     *store.DB
-	fac    *facilitator.Facilitator
-	asset  clawr.Asset
-	payer  *chain.Key
-	payTo  string
-	tenant clawr.Tenant
-	path   string // of the book
+	chain    *devchain.Chain
+	anvil    *anvil.Node // instead of chain
+	node     *onchain.Node
+	believed *onchain.Node // what the facilitator sees, if that is not node
+	db       *store.DB
+	fac      *facilitator.Facilitator
+	asset    clawr.Asset
+	payer    *chain.Key
+	payTo    string
+	tenant   clawr.Tenant
+	path     string // of the book
 
 	ahead  atomic.Int64 // seconds by which every clock is ahead
 	mu     sync.Mutex
@@ -103,7 +104,11 @@ func (w *world) open() {
 }
 
 func (w *world) facilitator() *facilitator.Facilitator {
-	return &facilitator.Facilitator{Network: w.asset.Network, Assets: []clawr.Asset{w.asset}, Chain: w.node, Book: w.db, Ends: w.db,
+	chain := w.node
+	if w.believed != nil {
+		chain = w.believed
+	}
+	return &facilitator.Facilitator{Network: w.asset.Network, Assets: []clawr.Asset{w.asset}, Chain: chain, Book: w.db, Ends: w.db,
 		AllowPayTo: func(a string) bool { return a == w.payTo }, Now: w.now, Log: slog.New(slog.DiscardHandler), Failpoint: w.reached}
 }
 

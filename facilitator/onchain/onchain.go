@@ -91,7 +91,7 @@ func (n *Node) Nonce(ctx context.Context) (int64, error) {
 
 // FinalNonce is the first nonce that no finalized block has used.
 func (n *Node) FinalNonce(ctx context.Context) (int64, error) {
-	nonce, err := n.Client.FinalNonceAt(ctx, n.Key.Address())
+	nonce, err := n.quorum().FinalNonce(ctx, n.Key.Address())
 	return int64(nonce), err
 }
 
