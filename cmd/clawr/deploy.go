@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,8 +11,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -276,7 +279,7 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 		if err != nil {
 			return err
 		}
-		return e.print(report, func(io.Writer) error { return nil })
+		return e.print(report, func(w io.Writer) error { return quality(w, report.Schema) })
 	}
 	ctl, err := e.openControl(ctx)
 	if err != nil {
@@ -407,4 +410,45 @@ func (e *env) read(ctx context.Context, in io.Reader, file string, size int64, o
 		e.note("warning  %s", w)
 	}
 	return report, nil
+}
+
+// quality is what each column holds, for whoever decides whether to sell it.
+func quality(w io.Writer, s *dataset.Schema) error {
+	var rows [][]string
+	for _, c := range s.Columns {
+		use := ""
+		switch {
+		case c.Name == s.Key:
+			use = "key"
+		case c.Indexed:
+			use = "indexed"
+		}
+		if slices.Contains(s.Search, c.Name) || len(s.Search) == 0 && c.Type == dataset.Text {
+			use = strings.TrimPrefix(use+", searched", ", ")
+		}
+		rows = append(rows, []string{c.Name, c.Type.String(), thousands(c.Nulls), thousands(c.Empty), thousands(c.Distinct), bound(c.Min), bound(c.Max), use})
+	}
+	return table(w, "COLUMN TYPE NULLS EMPTY DISTINCT LEAST GREATEST USE", rows)
+}
+
+// bound is the least or greatest value of a column, on one short line.
+func bound(v any) string {
+	if v == nil {
+		return ""
+	}
+	s, ok := v.(string)
+	if !ok {
+		b, _ := json.Marshal(v)
+		return string(b)
+	}
+	line := []rune(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s))
+	if len(line) > 24 {
+		return string(line[:23]) + "…"
+	}
+	return string(line)
 }
