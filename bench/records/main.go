@@ -14,8 +14,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"text/tabwriter"
 	"time"
 )
 
@@ -28,6 +26,8 @@ func main() {
 	binary := flag.String("clawr", "bin/clawr", "the program that serves many datasets; empty leaves that out")
 	tenants := flag.Int("tenants", 10_000, "datasets that it serves")
 	only := flag.String("only", "", "measure only this: tenants")
+	peers := flag.String("peers", "bench/records/testdata/peers", "module of the other stores; empty leaves them out")
+	plot := flag.String("plot", "", "file that gets the rates as SVG")
 	ingestFile := flag.String("ingest", "", "internal: ingest this file")
 	flag.Parse()
 	var err error
@@ -37,7 +37,7 @@ func main() {
 	case *ingestFile != "":
 		err = ingest(*ingestFile, *work)
 	default:
-		err = run(options{*rows, *rounds, *tenants, *each, *work, *binary, *only})
+		err = run(options{*rows, *rounds, *tenants, *each, *work, *binary, *only, *peers, *plot})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -50,6 +50,7 @@ type options struct {
 	rows, rounds, tenants int
 	each                  time.Duration
 	dir, clawr, only      string
+	peers, plot           string
 }
 
 func run(o options) error {
@@ -94,33 +95,58 @@ func measureOne(o options, out map[string]any) error {
 	if err != nil {
 		return err
 	}
-	s, err := startServer(o.dir, id)
+	s, err := startServer("clawr", o.dir, id)
 	if err != nil {
 		return err
 	}
-	defer s.stop()
-	ratios, err := measureServe(s, o.rows, o.rounds, o.each)
-	if err != nil {
+	servers := []*server{s}
+	defer func() {
+		for _, s := range servers {
+			s.stop()
+		}
+	}()
+	if err := s.shapes(o.rows); err != nil {
 		return err
 	}
-	t := tabwriter.NewWriter(os.Stderr, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "query\tbytes\tconstant/s\tclawr/s\tratio\t")
-	var all []float64
-	for _, r := range ratios {
-		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.2f\t\n", r.name, r.bytes, r.constant, r.ours, r.ratio)
-		out[r.name] = round(r.ratio)
-		all = append(all, r.ratio)
-	}
-	_ = t.Flush()
-	slices.Sort(all)
-	out["median"] = round(all[len(all)/2])
 	if err := measureOpen(o.dir, id, out); err != nil {
 		return err
 	}
-	if err := walk(s, o.rows, out); err != nil {
+	if err := measureReader(file, out); err != nil {
 		return err
 	}
-	return measureReader(file, out)
+	rows := filepath.Join(o.dir, "rows.ndjson")
+	if err := walk(s, o.rows, rows, out); err != nil {
+		return err
+	}
+	if o.peers != "" {
+		peers, err := startPeers(o.peers, rows, o.dir)
+		servers = append(servers, peers...)
+		if err != nil {
+			return err
+		}
+		if err := sameRows(s, peers[0]); err != nil {
+			return err
+		}
+		out["sqlite_ingest_ratio"] = round(peers[0].seconds / out["ingest_s"].(float64))
+	}
+	all, err := compare(append([]*server{s.constant()}, servers...), o.rounds, o.each)
+	if err != nil {
+		return err
+	}
+	if err := report(all, o.plot, out); err != nil || o.peers == "" {
+		return err
+	}
+	workers, err := startWorkers(filepath.Join(o.peers, "node.mjs"), rows, o.dir, min(o.rows, 10_000))
+	servers = append(servers, workers...)
+	if err != nil {
+		return err
+	}
+	few, err := compare(workers, o.rounds, o.each)
+	if err != nil {
+		return err
+	}
+	reportWorkers(few, out)
+	return nil
 }
 
 func round(f float64) float64 { return float64(int(f*1000+0.5)) / 1000 }

@@ -73,10 +73,14 @@ func cpu(who int) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// server is a process that answers shapes.
 type server struct {
-	addr string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
+	name    string
+	addr    string
+	seconds float64           // that it took to store the records
+	paths   map[string]string // of each shape
+	cmd     *exec.Cmd
+	in      io.WriteCloser
 }
 
 func self(args ...string) (*exec.Cmd, error) {
@@ -90,13 +94,22 @@ func self(args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-func startServer(dir, id string) (*server, error) {
+// startServer serves a segment in a process of its own.
+func startServer(name, dir, id string) (*server, error) {
 	cmd, err := self("-serve", id, "-dir", dir)
 	if err != nil {
 		return nil, err
 	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
+	return serveWith(name, cmd)
+}
+
+// serveWith starts a process that prints the address it serves on, and the
+// seconds it needed before.
+func serveWith(name string, cmd *exec.Cmd) (*server, error) {
+	s := &server{name: name, cmd: cmd, paths: map[string]string{}}
+	cmd.Stderr, cmd.SysProcAttr = os.Stderr, dieWithParent()
+	var err error
+	if s.in, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
 	out, err := cmd.StdoutPipe()
@@ -106,8 +119,12 @@ func startServer(dir, id string) (*server, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	addr, err := bufio.NewReader(out).ReadString('\n')
-	return &server{strings.TrimSpace(addr), cmd, in}, err
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return nil, fmt.Errorf("%s ended early: %w", name, err)
+	}
+	_, _ = fmt.Sscan(line, &s.addr, &s.seconds)
+	return s, nil
 }
 
 func (s *server) stop() {
@@ -128,60 +145,84 @@ func (s *server) get(path string) (string, error) {
 	return string(b), err
 }
 
-type ratio struct {
-	name                  string
-	bytes                 int
-	constant, ours, ratio float64
-}
+// shapeNames are the queries of the design's table.
+var shapeNames = []string{"l1", "l100", "eq_high", "eq_low", "range_sort", "q", "offset", "keyset", "count_eq", "count_range"}
 
-// shapes are the queries of the design's table.
-func shapes(s *server, rows int) ([][2]string, error) {
+// shapes gives the paths of clawr's server, and makes constants of their answers.
+func (s *server) shapes(rows int) error {
 	page, err := s.get("/v1/records?sort=price&limit=20&price__gte=300")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	_, next, _ := strings.Cut(page, `"next":"`)
-	return [][2]string{
-		{"l1", "/v1/records?limit=1"}, {"l100", "/v1/records?limit=100"},
-		{"eq_high", "/v1/records?brand=brand%201234&limit=20"}, {"eq_low", "/v1/records?country=DE&limit=20"},
-		{"range_sort", "/v1/records?price__gte=100&price__lt=500&sort=-price&limit=20"}, {"q", "/v1/records?q=cobalt+lamp&limit=20"},
-		{"offset", fmt.Sprintf("/v1/records?offset=%d&limit=20", rows/2)}, {"keyset", strings.TrimSuffix(strings.TrimSpace(next), `"}}`)},
-		{"count_eq", "/v1/records?country=FR&count=exact&limit=1"}, {"count_range", "/v1/records?price__gte=200&price__lt=400&count=exact&limit=1"},
-	}, nil
-}
-
-func measureServe(s *server, rows, rounds int, each time.Duration) ([]ratio, error) {
-	list, err := shapes(s, rows)
-	if err != nil {
-		return nil, err
+	s.paths = map[string]string{
+		"l1": "/v1/records?limit=1", "l100": "/v1/records?limit=100",
+		"eq_high": "/v1/records?brand=brand%201234&limit=20", "eq_low": "/v1/records?country=DE&limit=20",
+		"range_sort": "/v1/records?price__gte=100&price__lt=500&sort=-price&limit=20", "q": "/v1/records?q=cobalt+lamp&limit=20",
+		"offset": fmt.Sprintf("/v1/records?offset=%d&limit=20", rows/2), "keyset": strings.TrimSuffix(strings.TrimSpace(next), `"}}`),
+		"count_eq": "/v1/records?country=FR&count=exact&limit=1", "count_range": "/v1/records?price__gte=200&price__lt=400&count=exact&limit=1",
 	}
-	var out []ratio
-	for _, shape := range list {
-		name, target := shape[0], shape[1]
+	for _, target := range s.paths {
 		body, err := s.get(target)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if _, err := s.get("/fix?of=" + url.QueryEscape(target)); err != nil {
-			return nil, err
+			return err
 		}
 		if same, err := s.get("/c" + target); err != nil || same != body {
-			return nil, fmt.Errorf("%s: the constant differs: %v", target, err)
+			return fmt.Errorf("%s: the constant differs: %v", target, err)
 		}
-		r := ratio{name: name, bytes: len(body)}
-		var cs, os, rs []float64
-		for range rounds {
-			c, err := s.rate("/c"+target, each)
-			if err != nil {
-				return nil, err
+	}
+	return nil
+}
+
+// constant is the same process asked for the same answers as constants.
+func (s *server) constant() *server {
+	c := &server{name: "constant", addr: s.addr, paths: map[string]string{}}
+	for name, path := range s.paths {
+		c.paths[name] = "/c" + path
+	}
+	return c
+}
+
+// rates are requests per second of a shape, of each server in turn, round after
+// round.
+type rates struct {
+	shape string
+	of    map[string][]float64 // by server
+}
+
+// median is that of a server's rates.
+func (r *rates) median(server string) float64 { return median(slices.Clone(r.of[server])) }
+
+// ratio is the median of the rounds' ratios of two servers.
+func (r *rates) ratio(a, b string) float64 {
+	var all []float64
+	for i := range r.of[a] {
+		all = append(all, r.of[a][i]/r.of[b][i])
+	}
+	return median(all)
+}
+
+// compare asks all servers for all shapes.
+func compare(servers []*server, rounds int, each time.Duration) ([]rates, error) {
+	var out []rates
+	for _, shape := range shapeNames {
+		r := rates{shape, map[string][]float64{}}
+		for round := range rounds {
+			for i := range servers {
+				s := servers[i]
+				if round%2 == 1 { // the other way round
+					s = servers[len(servers)-1-i]
+				}
+				one, err := s.rate(s.paths[shape], each)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", s.name, err)
+				}
+				r.of[s.name] = append(r.of[s.name], one)
 			}
-			o, err := s.rate(target, each)
-			if err != nil {
-				return nil, err
-			}
-			cs, os, rs = append(cs, c), append(os, o), append(rs, o/c)
 		}
-		r.constant, r.ours, r.ratio = median(cs), median(os), median(rs)
 		out = append(out, r)
 	}
 	return out, nil
@@ -250,7 +291,7 @@ func (s *server) hammer(path string, end time.Time) (n int64, err error) {
 		return 0, fmt.Errorf("%s: %s %v", path, resp.Status, err)
 	}
 	if resp.ContentLength < 0 { // chunked: count it once by hand
-		return s.hammerChunked(c, in, request, end, len(body))
+		return hammerChunked(c, in, request, end)
 	}
 	dump := &strings.Builder{}
 	_ = resp.Header.Write(dump)
@@ -258,7 +299,7 @@ func (s *server) hammer(path string, end time.Time) (n int64, err error) {
 	if resp.Header.Get("Content-Length") == "" {
 		size += len("Content-Length: \r\n") + len(fmt.Sprint(len(body)))
 	}
-	for ; time.Now().Before(end); n++ {
+	for n = 1; time.Now().Before(end); n++ {
 		if _, err := c.Write(request); err != nil {
 			return n, err
 		}
@@ -269,8 +310,9 @@ func (s *server) hammer(path string, end time.Time) (n int64, err error) {
 	return n, nil
 }
 
-func (s *server) hammerChunked(c net.Conn, in *bufio.Reader, request []byte, end time.Time, _ int) (n int64, err error) {
-	for ; time.Now().Before(end); n++ {
+// hammerChunked goes on where answers say their length in pieces.
+func hammerChunked(c net.Conn, in *bufio.Reader, request []byte, end time.Time) (n int64, err error) {
+	for n = 1; time.Now().Before(end); n++ {
 		if _, err := c.Write(request); err != nil {
 			return n, err
 		}

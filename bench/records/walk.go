@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,8 +12,14 @@ import (
 )
 
 // walk reads the whole dataset page by page, as a buyer of all of it would, and
-// fails unless every row comes exactly once.
-func walk(s *server, rows int, out map[string]any) error {
+// fails unless every row comes exactly once. It leaves them in file.
+func walk(s *server, rows int, file string, out map[string]any) (err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	defer func() { err = errors.Join(err, w.Flush(), f.Close()) }()
 	start := time.Now()
 	seen := make([]bool, rows+1)
 	n, pages := 0, 0
@@ -30,6 +37,7 @@ func walk(s *server, rows int, out map[string]any) error {
 				return fmt.Errorf("%s: row %d came twice or is none: %v", path, row.ID, err)
 			}
 			seen[row.ID] = true
+			_, _ = w.Write(append(lines.Bytes(), '\n'))
 			n++
 		}
 		err = lines.Err()
