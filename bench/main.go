@@ -5,6 +5,7 @@
 //	go run ./bench overhead verify paid      some of it
 //	go run ./bench paid-async                a burst that is answered first and settled later; -seconds 60
 //	go run ./bench paid-2s                   settled before the answer, with a block every 2 s; -callers 2048
+//	go run ./bench settle                    payments that one signer settles
 //
 // Tables and profiles go to stderr, one JSON object is the last line of stdout.
 // It wants bin/clawr and e2e/node_modules: make bench-overhead sees to both.
@@ -35,13 +36,15 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("what? overhead [free] [challenge] [verify] [paid]")
+		return fmt.Errorf("what? overhead [free] [challenge] [verify] [paid], or settle")
 	}
 	switch args[0] {
 	case "load": // the other process of a measurement
 		return load(os.Stdin, os.Stdout)
 	case "constant":
 		return constant(os.Stdin, os.Stderr)
+	case "settle":
+		return settle(ctx)
 	case "overhead":
 		return overhead(ctx, args[1:])
 	case "paid-async", "paid-2s":
@@ -55,7 +58,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(b)
 	}
-	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async and paid-2s", args[0])
+	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s and settle", args[0])
 }
 
 // report is the last line of stdout. Ratios are clawr's rate by its peer's;

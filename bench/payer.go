@@ -78,9 +78,7 @@ func (w *world) purchases(ctx context.Context, addr, path string, n int) ([][]by
 
 // verifications are n requests to verify a payment of its own each.
 func (w *world) verifications(addr string, payTo common.Address, n int) ([][]byte, error) {
-	required := &x402.PaymentRequired{Resource: x402.ResourceInfo{URL: "http://127.0.0.1/data"}, Accepts: []x402.Requirements{{
-		Scheme: x402.SchemeExact, Network: w.network(), Amount: fmt.Sprint(price), Asset: w.asset.Hex(), PayTo: payTo.Hex(), MaxTimeoutSeconds: 300,
-		Extra: x402.Extra{Name: w.node.Asset.Name, Version: w.node.Asset.Version}}}}
+	required := w.offer(payTo)
 	list := make([][]byte, n)
 	for i := range list {
 		paid, err := w.payers[i%len(w.payers)].sign(required)
@@ -91,6 +89,13 @@ func (w *world) verifications(addr string, payTo common.Address, n int) ([][]byt
 		list[i] = fmt.Appendf(nil, "POST /verify HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", addr, len(body), body)
 	}
 	return list, nil
+}
+
+// offer is what a seller asks for.
+func (w *world) offer(payTo common.Address) *x402.PaymentRequired {
+	return &x402.PaymentRequired{Resource: x402.ResourceInfo{URL: "http://127.0.0.1/data"}, Accepts: []x402.Requirements{{
+		Scheme: x402.SchemeExact, Network: w.network(), Amount: fmt.Sprint(price), Asset: w.asset.Hex(), PayTo: payTo.Hex(), MaxTimeoutSeconds: 300,
+		Extra: x402.Extra{Name: w.node.Asset.Name, Version: w.node.Asset.Version}}}}
 }
 
 // get is a request as it goes over the wire.

@@ -70,11 +70,39 @@ contract Multicall {
         return tryBlockAndAggregate(true, calls);
     }
 
+    /// Settlement pays for every step of this loop, so that it takes no more of
+    /// them than the contract that it stands for: the callee's words are copied
+    /// once, and the calldata only into the call.
     function aggregate3(Call3[] calldata calls) external payable returns (Result[] memory returnData) {
-        returnData = new Result[](calls.length);
-        for (uint256 i = 0; i < calls.length; i++) {
-            returnData[i] = _call(calls[i].target, 0, calls[i].callData, calls[i].allowFailure);
+        uint256 n = calls.length;
+        assembly ("memory-safe") {
+            returnData := mload(0x40)
+            mstore(returnData, n)
+            mstore(0x40, add(add(returnData, 0x20), shl(5, n)))
         }
+        bool failed;
+        assembly ("memory-safe") {
+            let r := mload(0x40) // success, where the words are, their length, the words
+            for { let i := 0 } lt(i, n) { i := add(i, 1) } {
+                let call3 := add(calls.offset, calldataload(add(calls.offset, shl(5, i))))
+                let data := add(call3, calldataload(add(call3, 0x40)))
+                let length := calldataload(data)
+                calldatacopy(r, add(data, 0x20), length)
+                let ok := call(gas(), calldataload(call3), 0, r, length, 0, 0)
+                if iszero(or(ok, calldataload(add(call3, 0x20)))) {
+                    failed := 1
+                    break
+                }
+                mstore(r, ok)
+                mstore(add(r, 0x20), add(r, 0x40))
+                mstore(add(r, 0x40), returndatasize())
+                returndatacopy(add(r, 0x60), 0, returndatasize())
+                mstore(add(add(returnData, 0x20), shl(5, i)), r)
+                r := add(add(r, 0x60), and(add(returndatasize(), 0x1f), not(0x1f)))
+            }
+            mstore(0x40, r)
+        }
+        require(!failed, "Multicall3: call failed");
     }
 
     function aggregate3Value(Call3Value[] calldata calls) external payable returns (Result[] memory returnData) {
