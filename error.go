@@ -50,6 +50,7 @@ const (
 	CodeFacilitatorDown    Code = "facilitator_unavailable"
 	CodeTenantPaused       Code = "tenant_paused"
 	CodeOverloaded         Code = "overloaded"
+	CodeReadOnly           Code = "read_only"
 	CodeNotCharged         Code = "not_charged"
 	CodeRefundDue          Code = "refund_due"
 	CodeIdentifierUsed     Code = "payment_identifier_used"
@@ -139,7 +140,7 @@ func (c Code) Status() int {
 		return 431
 	case CodeWorkerFailure, CodeRefundDue:
 		return 502
-	case CodeSettlementPending, CodeFacilitatorDown, CodeTenantPaused, CodeOverloaded:
+	case CodeSettlementPending, CodeFacilitatorDown, CodeTenantPaused, CodeOverloaded, CodeReadOnly:
 		return 503
 	case CodeWorkerTimeout:
 		return 504

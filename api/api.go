@@ -104,6 +104,7 @@ type Handler struct {
 	Events   Events
 	Payments Payments
 	Segments Segments // nil: there are none to check or upload
+	Upkeep   Upkeep
 	// Reconciler asks the chain; nil: this process knows none.
 	Reconciler Reconciler
 	// Authorize says who asks, or refuses with clawr.CodeTokenMissing.
@@ -143,6 +144,8 @@ func NewHandler(h *Handler) *Handler {
 		"/v1/payments/{id}":           {"GET": {PaymentsRead, h.showPayment}},
 		"/v1/payments/{id}/reconcile": {"POST": {PaymentsRead, h.reconcilePayment}},
 		"/v1/reconcile":               {"POST": {PaymentsRead, h.compare}},
+		"/v1/backups":                 {"POST": {TokensWrite, h.backup}},
+		"/v1/check":                   {"POST": {TokensWrite, h.check}},
 		"/v1/directory":               {"GET": {TenantsRead, h.directory}},
 		"/v1/segments/{sha256}":       {"PUT": {TenantsWrite, h.putSegment}},
 	})

@@ -86,6 +86,11 @@ type Dispatcher struct {
 	Usage     Recorder
 	Log       *slog.Logger
 
+	// Closed, if not nil, is what every new payment is answered with, before
+	// anything is asked about it: the book may have lost the row of one that was
+	// charged. Stored answers and free routes are given all the same.
+	Closed *clawr.Error
+
 	Asset     clawr.Asset   // what prices are paid in
 	Quotes    *x402.Quotes  // mints and opens quotes
 	Salt      []byte        // keys the hashes of callers
@@ -253,6 +258,9 @@ func (d *Dispatcher) serve(c *call) error {
 	}
 	if c.notModified() {
 		return nil
+	}
+	if d.Closed != nil {
+		return d.Closed
 	}
 	return d.challenge(c, clawr.CodeMissingPayment, "this call costs money")
 }

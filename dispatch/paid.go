@@ -86,6 +86,8 @@ func (d *Dispatcher) paid(c *call, h header) error {
 		return d.standing(c, p, row)
 	case c.e == nil:
 		return errNoTenant
+	case d.Closed != nil:
+		return d.Closed
 	}
 	return d.buy(c, p)
 }

@@ -38,3 +38,10 @@ func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB) error {
 	}
 	return nil
 }
+
+// SchemaVersion is the number of the newest migration that the database has.
+func (db *DB) SchemaVersion(ctx context.Context) (int64, error) {
+	var v int64
+	err := db.reader().QueryRowContext(ctx, `SELECT MAX(version_id) FROM goose_db_version WHERE is_applied`).Scan(&v)
+	return v, err
+}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -31,9 +32,13 @@ type sqliteDB struct {
 	reading *sql.DB
 	reads   *prepared
 	writes  *prepared
+	damage  *clawr.Error // why nothing may be written; nil: the file is as it was left
 }
 
-func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteDB, err error) {
+// openSQLite opens the file at path, and creates it if it is missing. One that
+// is not as it was left is opened to be read only, unless repair takes it for
+// right as it is.
+func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger, fatal func(error)) (_ *sqliteDB, err error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -47,22 +52,50 @@ func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteD
 		return nil, err
 	}
 	d := &sqliteDB{}
+	g, was, damage, err := inspect(abs, log)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.shut())
+			if d.writer == nil {
+				err = errors.Join(err, g.file.f.Close(), g.sums.close())
+			}
 		}
 	}()
-	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(4000)", "cache_size(-65536)", "temp_store(MEMORY)")); err != nil {
+	if damage == nil && was.head != nil {
+		if damage, err = behind(ctx, abs, was.head); err != nil {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+	}
+	mode := "rwc"
+	if damage != nil && !repair {
+		mode, d.damage = "ro", damaged(damage)
+		log.ErrorContext(ctx, "the database is damaged: answers are given from it, and no payments are taken", "path", path, "err", damage)
+	}
+	// The guard alone copies the log into the main file: no automatic checkpoint.
+	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, mode, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(0)", "cache_size(-65536)", "temp_store(MEMORY)")); err != nil {
 		return nil, err
 	}
 	d.writing.SetMaxOpenConns(1)
 	if err := checkSQLite(ctx, d.writing); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := migrate(ctx, goose.DialectSQLite3, d.writing); err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+	if repair {
+		if err := integrity(ctx, d.writing); err != nil {
+			return nil, &clawr.Error{Code: clawr.CodeFile, Param: "data", Message: "the database is broken, and cannot be taken as it is: " + err.Error(), Fix: "clawr db restore BACKUP"}
+		}
 	}
-	if d.reading, err = sql.Open("sqlite", sqliteDSN(abs, "query_only(1)", "cache_size(-16384)")); err != nil {
+	if d.damage == nil {
+		if err := migrate(ctx, goose.DialectSQLite3, d.writing); err != nil {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		if err := g.begin(ctx, d.writing, was, repair); err != nil {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+	}
+	if d.reading, err = sql.Open("sqlite", sqliteDSN(abs, mode, "query_only(1)", "cache_size(-16384)")); err != nil {
 		return nil, err
 	}
 	readers := max(4, 2*runtime.GOMAXPROCS(0))
@@ -73,16 +106,39 @@ func openSQLite(ctx context.Context, path string, fatal func(error)) (_ *sqliteD
 		return nil, err
 	}
 	d.writes = &prepared{db: d.conn}
-	d.writer = newWriter(d.writes, fatal)
+	d.writer = newWriter(d.writes, g, fatal)
 	return d, nil
+}
+
+// behind looks whether the database at path lacks commits that were
+// acknowledged. It opens it to be read, and changes nothing.
+func behind(ctx context.Context, path string, kept *head) (damage, err error) {
+	db, err := sql.Open("sqlite", sqliteDSN(path, "ro", "query_only(1)"))
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	h, err := readDBHead(ctx, db)
+	if code := sqliteCode(err) & 0xff; code == sqlite3.SQLITE_NOTADB || code == sqlite3.SQLITE_CORRUPT {
+		return err, nil
+	}
+	return headLost(h, kept), err
+}
+
+// write refuses where there is damage.
+func (d *sqliteDB) write(ctx context.Context, fn transaction) error {
+	if d.damage != nil {
+		return errReadOnly
+	}
+	return d.writer.write(ctx, fn)
 }
 
 // sqliteDSN names a file with the settings that every connection needs.
 // FULL makes each commit durable; NORMAL would lose the last ones in a power
 // cut, and with them reservations that were acknowledged. The writer keeps what
 // its savepoints need in memory: in a file it costs a tenth of everything.
-func sqliteDSN(path string, pragmas ...string) string {
-	q := url.Values{"_pragma": append([]string{"busy_timeout(10000)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)"}, pragmas...)}
+func sqliteDSN(path, mode string, pragmas ...string) string {
+	q := url.Values{"mode": {mode}, "_pragma": append([]string{"busy_timeout(10000)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)"}, pragmas...)}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
 }
 
@@ -136,7 +192,16 @@ func (d *sqliteDB) reader() querier { return d.reads }
 
 func (d *sqliteDB) close() error {
 	d.writer.stop()
-	return d.shut()
+	var err error
+	if d.damage == nil {
+		// Readers first: they would keep the log from being copied to its end.
+		err = errors.Join(d.reads.close(), d.reading.Close())
+		d.reads, d.reading = nil, nil
+		err = errors.Join(err, d.guard.close(context.Background(), d.writes))
+	} else {
+		err = errors.Join(d.guard.file.f.Close(), d.guard.sums.close())
+	}
+	return errors.Join(err, d.shut())
 }
 
 func (d *sqliteDB) shut() error {

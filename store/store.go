@@ -31,8 +31,10 @@ type Options struct {
 	Path string // an SQLite file, created if missing; its directory must exist
 	URL  string // postgres://…
 	Node string // names this process; random if empty
-	Now  func() time.Time
-	Log  *slog.Logger
+	// Repair takes an SQLite file for right that is not as it was left.
+	Repair bool
+	Now    func() time.Time
+	Log    *slog.Logger
 	// Failpoint, if set, is called at the boundaries of the money path: t1, t2,
 	// t3 and mined, each with ".before" and ".after".
 	Failpoint func(name string)
@@ -74,6 +76,8 @@ type engine interface {
 	poll() time.Duration
 	// lockPayments keeps new payments out until the transaction ends.
 	lockPayments(ctx context.Context, q querier) error
+	// check looks at what only this engine has.
+	check(ctx context.Context) ([]Finding, error)
 	// soleOwner reports whether no other process can use the database.
 	soleOwner() bool
 	close() error
@@ -103,7 +107,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	case (o.Path == "") == (o.URL == ""):
 		return nil, &clawr.Error{Code: clawr.CodeUsage, Message: "a store needs a file or a database URL, and not both", Fix: "give --data or --database-url"}
 	case o.Path != "":
-		db.engine, err = openSQLite(ctx, o.Path, fatal)
+		db.engine, err = openSQLite(ctx, o.Path, o.Repair, db.log, fatal)
 	default:
 		db.engine, err = openPostgres(ctx, o.URL, db.log)
 	}
@@ -124,6 +128,15 @@ func (db *DB) Close() error {
 	var err error
 	db.closing.Do(func() { err = db.close() })
 	return err
+}
+
+// Damage is what is wrong with a database to which therefore nothing is
+// written; nil if it is as it was left.
+func (db *DB) Damage() error {
+	if s, ok := db.engine.(*sqliteDB); ok && s.damage != nil {
+		return s.damage
+	}
+	return nil
 }
 
 // Node names this process.

@@ -27,6 +27,7 @@ const careful = 64
 // with a savepoint for each, which costs a tenth of everything.
 type writer struct {
 	conn  querier // one connection
+	guard *guard  // nil: nobody watches over the file
 	fatal func(error)
 	care  int // batches that are left to be careful with
 	jobs  chan *job
@@ -45,8 +46,8 @@ type job struct {
 	ready chan struct{}
 }
 
-func newWriter(conn querier, fatal func(error)) *writer {
-	w := &writer{conn: conn, fatal: fatal, jobs: make(chan *job, maxBatch), done: make(chan struct{})}
+func newWriter(conn querier, g *guard, fatal func(error)) *writer {
+	w := &writer{conn: conn, guard: g, fatal: fatal, jobs: make(chan *job, maxBatch), done: make(chan struct{})}
 	go w.loop()
 	return w
 }
@@ -169,7 +170,7 @@ func (w *writer) attempt(first *job) (batch []*job, err error) {
 			batch = append(batch, next)
 		}
 	}
-	if err := w.exec(ctx, "COMMIT"); err != nil {
+	if err := w.commit(ctx); err != nil {
 		return batch, errors.Join(err, w.rollback(ctx))
 	}
 	return batch, nil
@@ -187,12 +188,27 @@ func (w *writer) repeat(ctx context.Context, batch []*job) error {
 		}
 	}
 	if err == nil {
-		err = w.exec(ctx, "COMMIT")
+		err = w.commit(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, w.rollback(ctx))
 	}
 	return nil
+}
+
+// commit makes the transaction durable, with the head that says so.
+func (w *writer) commit(ctx context.Context) error {
+	if w.guard == nil {
+		return w.exec(ctx, "COMMIT")
+	}
+	next, some, err := w.guard.stage(ctx, w.conn)
+	if err == nil {
+		err = w.exec(ctx, "COMMIT")
+	}
+	if err == nil && some {
+		w.guard.committed(ctx, w.conn, next)
+	}
+	return err
 }
 
 // waiting takes the next job that somebody still wants, if one is there and
@@ -221,7 +237,7 @@ func (w *writer) alone(j *job) error {
 	if err == nil {
 		err = w.item(ctx, j, true)
 		if err == nil {
-			err = w.exec(ctx, "COMMIT")
+			err = w.commit(ctx)
 		}
 		if err != nil {
 			err = errors.Join(err, w.rollback(ctx))

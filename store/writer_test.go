@@ -18,7 +18,7 @@ import (
 // file is an SQLite database with one table, opened as the store opens its own.
 func file(t *testing.T) (*sql.DB, *sql.Conn) {
 	t.Helper()
-	db, err := sql.Open("sqlite", sqliteDSN(filepath.Join(t.TempDir(), "w.db"), "journal_mode(WAL)"))
+	db, err := sql.Open("sqlite", sqliteDSN(filepath.Join(t.TempDir(), "w.db"), "rwc", "journal_mode(WAL)"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func together(t *testing.T, w *writer, fns ...transaction) []error {
 
 func TestOneRefusalTakesNobodyAlong(t *testing.T) {
 	db, conn := file(t)
-	w := newWriter(&prepared{db: conn}, func(err error) { t.Error(err) })
+	w := newWriter(&prepared{db: conn}, nil, func(err error) { t.Error(err) })
 	defer w.stop()
 	mine := errors.New("refused")
 	errs := together(t, w,
@@ -157,7 +157,7 @@ func TestARefusalIsCleanedUpOnlyIfItHasToBe(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, conn := file(t)
-			w := newWriter(&prepared{db: conn}, func(err error) { t.Error(err) })
+			w := newWriter(&prepared{db: conn}, nil, func(err error) { t.Error(err) })
 			defer w.stop()
 			var runs atomic.Int64
 			errs := together(t, w, func(ctx context.Context, q querier, again bool) error {
@@ -179,7 +179,7 @@ func TestARefusalIsCleanedUpOnlyIfItHasToBe(t *testing.T) {
 
 func TestFailedCommitIsLookedUpByEachWaiter(t *testing.T) {
 	db, conn := file(t)
-	w := newWriter(&faulty{conn, "COMMIT", code(sqlite3.SQLITE_IOERR_WRITE)}, func(err error) { t.Error(err) })
+	w := newWriter(&faulty{conn, "COMMIT", code(sqlite3.SQLITE_IOERR_WRITE)}, nil, func(err error) { t.Error(err) })
 	defer w.stop()
 	var again atomic.Int64
 	errs := together(t, w, insert(1), func(ctx context.Context, q querier, second bool) error {
@@ -203,7 +203,7 @@ func TestFullDiskIsUnavailable(t *testing.T) {
 	if _, err := conn.ExecContext(t.Context(), `CREATE TABLE big(b BLOB); PRAGMA max_page_count = 50`); err != nil {
 		t.Fatal(err)
 	}
-	w := newWriter(&prepared{db: conn}, func(err error) { t.Error(err) })
+	w := newWriter(&prepared{db: conn}, nil, func(err error) { t.Error(err) })
 	defer w.stop()
 	big := func(ctx context.Context, q querier, again bool) error {
 		if err := insert(2)(ctx, q, again); err != nil {
@@ -233,7 +233,7 @@ func TestFullDiskIsUnavailable(t *testing.T) {
 func TestFailedFsyncIsFatal(t *testing.T) {
 	db, conn := file(t)
 	var fatal atomic.Int64
-	w := newWriter(&faulty{conn, "COMMIT", code(sqlite3.SQLITE_IOERR_FSYNC)}, func(error) { fatal.Add(1) })
+	w := newWriter(&faulty{conn, "COMMIT", code(sqlite3.SQLITE_IOERR_FSYNC)}, nil, func(error) { fatal.Add(1) })
 	defer w.stop()
 	for i, err := range together(t, w, insert(1), insert(2)) {
 		if clawr.CodeOf(err) != clawr.CodeOverloaded {
@@ -253,7 +253,7 @@ func TestFailedFsyncIsFatal(t *testing.T) {
 
 func TestStoppedWriterFinishesWhatItAccepted(t *testing.T) {
 	db, conn := file(t)
-	w := newWriter(&prepared{db: conn}, func(err error) { t.Error(err) })
+	w := newWriter(&prepared{db: conn}, nil, func(err error) { t.Error(err) })
 	release := make(chan struct{})
 	first := blocked(w, release)
 	second := make(chan error, 1)
@@ -278,7 +278,7 @@ func TestStoppedWriterFinishesWhatItAccepted(t *testing.T) {
 
 func TestCallerWhoLeftInTimeLeavesNothing(t *testing.T) {
 	db, conn := file(t)
-	w := newWriter(&prepared{db: conn}, func(err error) { t.Error(err) })
+	w := newWriter(&prepared{db: conn}, nil, func(err error) { t.Error(err) })
 	defer w.stop()
 	release := make(chan struct{})
 	first := blocked(w, release)

@@ -34,7 +34,7 @@ func main() {
 var commands = []func(*env) *cobra.Command{
 	newDev, newServe, newDeploy, newExplain,
 	newList, newShow, newPause, newResume, newRollback, newRemove, newExportDirectory,
-	newOwner, newToken, newEvents, newStats, newPayments,
+	newOwner, newToken, newEvents, newStats, newPayments, newDB,
 	newDeployDispatcher, newDeployTenant, newRollbackDispatcher, newCloudflareStatus,
 	newPay, newWallet, newFacilitator, newChain, newVersion,
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/dataset"
 	"github.com/402claw/clawr/dispatch"
 	"github.com/402claw/clawr/facilitator"
@@ -54,6 +55,9 @@ func openNode(ctx context.Context, e *env, set *settings, unlock func()) (*node,
 	n := &node{env: e, set: set, unlock: unlock, dir: &dispatch.Directory{}}
 	n.log = slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: e.level()}))
 	opts := store.Options{Log: n.log, Failpoint: failpoint()}
+	if set != nil {
+		opts.Repair = set.repair
+	}
 	if set != nil && set.databaseURL != "" {
 		opts.URL = set.databaseURL
 	} else {
@@ -82,7 +86,9 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 	if n.public == "" {
 		n.public = "http://" + ln.Addr().String()
 	}
-	if err := n.db.VoidLeases(ctx); err != nil {
+	if damage := n.db.Damage(); damage != nil {
+		n.env.note("warning: %v", damage)
+	} else if err := n.db.VoidLeases(ctx); err != nil {
 		return err
 	}
 	if err := n.assemble(ctx); err != nil {
@@ -155,6 +161,9 @@ func (n *node) assemble(ctx context.Context) error {
 	}
 	n.segments = ws.segments
 	n.usage = &usage.Recorder{Sink: n.db, Log: n.log}
+	if n.db.Damage() != nil {
+		n.usage.Sink = nowhere{}
+	}
 	if n.payments, err = n.facilitator(ctx); err != nil {
 		return err
 	}
@@ -166,11 +175,19 @@ func (n *node) assemble(ctx context.Context) error {
 	if n.payments != nil {
 		n.dispatch.Payments = n.payments
 	}
+	if n.db.Damage() != nil {
+		n.dispatch.Closed = &clawr.Error{Code: clawr.CodeReadOnly, Message: "no payments are taken just now; nothing was charged", Fix: "try again later; keep the payment, if you have sent one", RetryAfter: time.Minute}
+	}
 	if s, ok := n.payments.(*shared); ok {
 		s.carry = n.dispatch.Carry
 	}
 	return nil
 }
+
+// nowhere is where events go while nothing can be written.
+type nowhere struct{}
+
+func (nowhere) Record(context.Context, []usage.Event) error { return nil }
 
 // quotes are made with keys that all nodes share and restarts keep.
 func (n *node) quotes(ctx context.Context) (*x402.Quotes, error) {

@@ -107,7 +107,7 @@ func (n *node) control() http.Handler {
 }
 
 func (n *node) plane(authorize func(*http.Request) (api.Principal, error)) http.Handler {
-	h := &api.Handler{Tenants: directory{n.db, n}, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Segments: n.files(),
+	h := &api.Handler{Tenants: directory{n.db, n}, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Upkeep: book{n.db}, Segments: n.files(),
 		Authorize: authorize, PublicURL: n.public, Docs: docsURL, Log: n.log}
 	if h.PublicURL == "" {
 		h.PublicURL = localURL
@@ -148,6 +148,7 @@ func (n *node) adminHandler() http.Handler {
 // is not silent.
 func (n *node) ready(w http.ResponseWriter, r *http.Request) {
 	_, err := n.db.Revision(r.Context())
+	err = errors.Join(err, n.db.Damage())
 	if err == nil && n.payments != nil {
 		if age := n.clock().Sub(n.payments.HeadTime()); age > headAge {
 			err = fmt.Errorf("the newest known block is %s old", age.Round(1e9))
@@ -248,6 +249,15 @@ func (b book) Tokens(ctx context.Context) ([]api.Token, error) {
 func (b book) TokenByHash(ctx context.Context, sha256 string) (api.Token, error) {
 	t, err := b.DB.TokenByHash(ctx, sha256)
 	return api.Token(t), err
+}
+
+func (b book) Check(ctx context.Context) ([]api.Finding, error) {
+	all, err := b.DB.Check(ctx)
+	var out []api.Finding
+	for _, f := range all {
+		out = append(out, api.Finding{Name: f.Name, What: f.What, State: string(f.State), Detail: f.Detail})
+	}
+	return out, err
 }
 
 func (b book) History(ctx context.Context, p *ledger.Payment) ([]api.Step, error) {

@@ -32,6 +32,7 @@ type settings struct {
 	apiKey      string // for the remote facilitators
 	payTo       string // where neither tenant nor owner has one; may be empty
 	databaseURL string
+	repair      bool       // take a database for right that is not as it was left
 	blobs       blob.Store // the dataset files of all nodes; nil: the data directory has them
 	publicURL   string
 	openReports bool // analytics need no token

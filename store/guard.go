@@ -1,0 +1,180 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/402claw/clawr"
+)
+
+// Once in so many commits the length of the log is looked at, and from so many
+// pages on it is copied into the main file.
+const (
+	lookEvery       = 16
+	checkpointPages = 4000
+)
+
+// guard watches over an SQLite file: it keeps the head of its commits and the
+// sums of its pages. It belongs to the writer.
+type guard struct {
+	path    string
+	head    head
+	file    *headFile
+	sums    *pageSums
+	commits int
+	changes int64 // rows that the connection had changed after the last commit
+	log     *slog.Logger
+	warned  bool
+}
+
+// stage puts the next head into the transaction that is about to commit, or
+// says that it changes nothing, so that its commit is nothing to the disk.
+func (g *guard) stage(ctx context.Context, q querier) (next head, some bool, err error) {
+	var changes int64
+	if err := q.QueryRowContext(ctx, `SELECT total_changes()`).Scan(&changes); err != nil || changes == g.changes {
+		return next, false, err
+	}
+	next = g.head.next()
+	_, err = q.ExecContext(ctx, `UPDATE commit_head SET seq = $1, hash = $2 WHERE id = 1`, next.seq, next.hash)
+	g.changes = changes + 1
+	return next, true, err
+}
+
+// committed remembers a head that is durable. What is committed stays so if
+// the file cannot be written: it only guards the commits before it then.
+func (g *guard) committed(ctx context.Context, q querier, h head) {
+	g.head = h
+	err := g.file.write(h, time.Now(), false)
+	if g.commits++; g.commits%lookEvery == 0 {
+		err = errors.Join(err, g.checkpoint(ctx, q, checkpointPages))
+	}
+	if err != nil && !g.warned {
+		g.log.ErrorContext(ctx, "the database is not guarded against silent loss just now", "err", err)
+	}
+	g.warned = err != nil
+}
+
+// checkpoint copies the log into the main file if it has so many pages, and
+// takes over their sums if it was copied to its end.
+func (g *guard) checkpoint(ctx context.Context, q querier, least int) error {
+	var busy, pages, copied int
+	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(NOOP)`).Scan(&busy, &pages, &copied); err != nil {
+		return fmt.Errorf("look at the log: %w", err)
+	}
+	if pages < least || pages <= copied {
+		return nil
+	}
+	// From before: every page that is copied is in it, and nobody adds any.
+	log, err := readWAL(g.path)
+	if err != nil {
+		return fmt.Errorf("read the log: %w", err)
+	}
+	defer log.close()
+	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`).Scan(&busy, &pages, &copied); err != nil {
+		return fmt.Errorf("copy the log: %w", err)
+	}
+	if copied < pages {
+		return nil // somebody reads an older state; next time
+	}
+	return g.sums.update(log)
+}
+
+// close leaves a log without anything that the main file does not have.
+func (g *guard) close(ctx context.Context, q querier) error {
+	return errors.Join(g.checkpoint(ctx, q, 0), g.file.close(), g.sums.close())
+}
+
+// state is what is found of an SQLite file before anything is written.
+type state struct {
+	head *head // what the file beside it remembers
+	sums bool  // there are sums of its pages
+}
+
+// inspect opens the guards of the database at path and holds its main file
+// against them. damage says what is wrong with it.
+func inspect(path string, log *slog.Logger) (g *guard, was state, damage, err error) {
+	g = &guard{path: path, log: log}
+	if g.file, was.head, err = openHead(path + headSuffix); err != nil {
+		if !errors.Is(err, errHeadFile) {
+			return nil, was, nil, err
+		}
+		damage = err
+	}
+	if g.sums, was.sums, err = openSums(path); err != nil {
+		return nil, was, nil, errors.Join(err, g.file.close())
+	}
+	if damage != nil || !was.sums {
+		return g, was, damage, nil
+	}
+	wal, err := readWAL(path)
+	if err != nil {
+		return nil, was, nil, errors.Join(err, g.file.close(), g.sums.close())
+	}
+	defer wal.close()
+	return g, was, g.sums.verify(wal), nil
+}
+
+// readDBHead is the head that the database has; zero before its first commit.
+func readDBHead(ctx context.Context, db *sql.DB) (h head, err error) {
+	var there int
+	if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'commit_head'`).Scan(&there); err != nil || there == 0 {
+		return h, err
+	}
+	err = db.QueryRowContext(ctx, `SELECT seq, hash FROM commit_head WHERE id = 1`).Scan(&h.seq, &h.hash)
+	return h, err
+}
+
+// integrity is SQLite's own opinion of a whole file.
+func integrity(ctx context.Context, q querier) error {
+	var first string
+	rows, err := q.QueryContext(ctx, `PRAGMA integrity_check(1)`)
+	err = each(rows, err, func(rows *sql.Rows) error { return rows.Scan(&first) })
+	if err == nil && first != "ok" {
+		err = errors.New(first)
+	}
+	return err
+}
+
+// begin guards a database that is found right, or taken for right: repaired
+// begins a history that follows both that of the database and that of the file.
+func (g *guard) begin(ctx context.Context, db *sql.DB, was state, repaired bool) error {
+	var err error
+	if g.head, err = readDBHead(ctx, db); err != nil {
+		return err
+	}
+	if repaired {
+		if was.head != nil && was.head.seq > g.head.seq {
+			g.head.seq = was.head.seq
+		}
+		g.head = g.head.next()
+		if _, err := db.ExecContext(ctx, `UPDATE commit_head SET seq = $1, hash = $2 WHERE id = 1`, g.head.seq, g.head.hash); err != nil {
+			return err
+		}
+	}
+	if repaired || !was.sums {
+		var busy, pages, copied int
+		if err := db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &copied); err != nil {
+			return err
+		}
+		if busy != 0 {
+			return &clawr.Error{Code: clawr.CodeLocked, Param: "data", Message: "another program reads the database", Fix: "end it and try again"}
+		}
+		if err := g.sums.baseline(); err != nil {
+			return err
+		}
+	}
+	return g.file.write(g.head, time.Now(), true)
+}
+
+// damaged tells whoever looks after a database what is wrong with it.
+func damaged(why error) *clawr.Error {
+	return &clawr.Error{Code: clawr.CodeReadOnly, Message: "the database has lost or changed something, and nothing is written to it",
+		Fix: "stop clawr, then clawr db restore BACKUP, or clawr db check --repair --rpc-url URL", Err: why}
+}
+
+// errReadOnly is what a write is refused with: callers of an API see it.
+var errReadOnly = &clawr.Error{Code: clawr.CodeReadOnly, Message: "no payments are taken just now; nothing was charged", Fix: "try again later", RetryAfter: time.Minute}

@@ -1,0 +1,219 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/402claw/clawr"
+)
+
+// acknowledged writes n commits, each with a row that says which, and gives
+// the database as a killed process leaves it: its files, copied while it is
+// open.
+func acknowledged(t *testing.T, n int, checkpointed bool) map[string][]byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "clawr.db")
+	db, err := Open(t.Context(), Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for i := range n {
+		if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", i), fmt.Sprintf("Owner number %d", i*7919), ""); err != nil {
+			t.Fatal(err)
+		}
+		if checkpointed && i == n/2 {
+			s := db.engine.(*sqliteDB)
+			err := s.writer.write(t.Context(), func(context.Context, querier, bool) error { return nil })
+			if err == nil {
+				err = s.guard.checkpoint(t.Context(), s.writes, 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	files := map[string][]byte{}
+	for _, suffix := range []string{"", walSuffix, headSuffix, sumsSuffix} {
+		b, err := os.ReadFile(path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[suffix] = b
+	}
+	return files
+}
+
+// laid is a copy of files in a new directory, with one bit flipped.
+func laid(t testing.TB, dir string, files map[string][]byte, in string, bit int) string {
+	t.Helper()
+	path := filepath.Join(dir, "clawr.db")
+	os.Remove(path + shmSuffix)
+	for suffix, b := range files {
+		if suffix == in {
+			b = slices.Clone(b)
+			b[bit/8] ^= 1 << (bit % 8)
+		}
+		if err := os.WriteFile(path+suffix, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// whole reports whether every acknowledged row is there as it was written.
+func whole(t testing.TB, db *DB, n int) bool {
+	all, err := db.Owners(t.Context())
+	if err != nil || len(all) != n {
+		return false
+	}
+	names := map[string]string{}
+	for _, o := range all {
+		names[o.ID] = o.Name
+	}
+	for i := range n {
+		if names[fmt.Sprintf("owner-%d", i)] != fmt.Sprintf("Owner number %d", i*7919) {
+			return false
+		}
+	}
+	return true
+}
+
+// Of bits that rot in the log, in the main file or beside it, none is silent:
+// the database is refused for writing, or has everything that was
+// acknowledged.
+func TestNoBitRotsSilently(t *testing.T) {
+	const rows = 60
+	tries := 60
+	if testing.Short() {
+		tries = 25
+	}
+	r := rand.New(rand.NewPCG(4, 2))
+	detected, harmless, silent := 0, 0, 0
+	for _, checkpointed := range []bool{false, true} {
+		files := acknowledged(t, rows, checkpointed)
+		dir := t.TempDir()
+		for _, in := range []string{"", walSuffix, headSuffix, sumsSuffix} {
+			found := 0
+			for range tries {
+				bit := r.IntN(8 * len(files[in]))
+				path := laid(t, dir, files, in, bit)
+				db, err := Open(t.Context(), Options{Path: path, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+				switch {
+				case err != nil:
+					found++
+				case db.Damage() != nil:
+					found++
+					if err := db.SetOwner(t.Context(), "x", "x", ""); clawr.CodeOf(err) != clawr.CodeReadOnly {
+						t.Errorf("a damaged database was written to: %v", err)
+					}
+				case whole(t, db, rows):
+					harmless++
+				default:
+					silent++
+					t.Errorf("bit %d of %q rotted, and nothing was noticed (checkpointed %v)", bit, in, checkpointed)
+				}
+				if err == nil {
+					if err := db.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			detected += found
+			t.Logf("%q, checkpointed %v: %d of %d bits detected", in, checkpointed, found, tries)
+		}
+	}
+	t.Logf("%d detected, %d harmless, %d silent", detected, harmless, silent)
+}
+
+// What a killed process left is right, and is written to again; so is what was
+// closed.
+func TestWhatAKillLeavesIsRight(t *testing.T) {
+	for _, checkpointed := range []bool{false, true} {
+		files := acknowledged(t, 40, checkpointed)
+		path := laid(t, t.TempDir(), files, "none", 0)
+		for i := range 3 {
+			db, err := Open(t.Context(), Options{Path: path})
+			if err != nil || db.Damage() != nil {
+				t.Fatalf("open %d: %v, %v", i, err, db.Damage())
+			}
+			if !whole(t, db, 40+i) {
+				t.Fatalf("open %d lacks rows", i)
+			}
+			if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", 40+i), fmt.Sprintf("Owner number %d", (40+i)*7919), ""); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Many checkpoints under load leave sums that are right.
+func TestCheckpointsKeepTheSums(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clawr.db")
+	for range 3 {
+		db, err := Open(t.Context(), Options{Path: path})
+		if err != nil || db.Damage() != nil {
+			t.Fatal(err, db.Damage())
+		}
+		s := db.engine.(*sqliteDB)
+		s.guard.commits = 1
+		for i := range 200 {
+			if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", i%17), fmt.Sprint(i), ""); err != nil {
+				t.Fatal(err)
+			}
+			if i%10 == 0 {
+				if err := s.guard.checkpoint(t.Context(), s.writes, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db, err := Open(t.Context(), Options{Path: path})
+	if err != nil || db.Damage() != nil {
+		t.Fatal(err, db.Damage())
+	}
+	db.Close()
+}
+
+// An older copy of the database under a newer head is found, and is taken for
+// right only when somebody says so.
+func TestAnOlderCopyIsFoundAndRepaired(t *testing.T) {
+	files, older := acknowledged(t, 30, false), acknowledged(t, 10, false)
+	older[headSuffix] = files[headSuffix]
+	path := laid(t, t.TempDir(), older, "none", 0)
+	db, err := Open(t.Context(), Options{Path: path, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if clawr.CodeOf(db.Damage()) != clawr.CodeReadOnly {
+		t.Fatalf("the damage is %v", db.Damage())
+	}
+	if !whole(t, db, 10) {
+		t.Error("a damaged database cannot be read")
+	}
+	db.Close()
+	if db, err = Open(t.Context(), Options{Path: path, Repair: true}); err != nil || db.Damage() != nil {
+		t.Fatal(err, db.Damage())
+	}
+	db.Close()
+	if db, err = Open(t.Context(), Options{Path: path}); err != nil || db.Damage() != nil {
+		t.Fatal(err, db.Damage())
+	}
+	if err := db.SetOwner(t.Context(), "x", "x", ""); err != nil {
+		t.Error(err)
+	}
+	db.Close()
+}
