@@ -34,7 +34,7 @@ func documented(t *testing.T) map[string][][]string {
 				line = strings.TrimPrefix(line, "$ ")
 				var args []string
 				for _, w := range words.FindAllString(line, -1) {
-					if strings.HasPrefix(w, "#") || w == "<" || w == "|" || w == ";" {
+					if strings.HasPrefix(w, "#") || w == "<" || w == ">" || w == "|" || w == ";" || w == "…" {
 						break
 					}
 					args = append(args, strings.Trim(w, `'"`))

@@ -32,6 +32,7 @@ export const routes = [
     w.dev = b.enabled;
     return { enabled: w.dev, previews_enabled: b.previews_enabled === true };
   }],
+  ["GET", "/accounts/:a/workers/scripts/:s/secrets", null, (c) => secrets(of(c.account.scripts, c.params.s, 10007))],
   ["PUT", "/accounts/:a/workers/scripts/:s/secrets", "scripts", (c) => secret(c, of(c.account.scripts, c.params.s, 10007))],
 
   ["GET", "/accounts/:a/workers/dispatch/namespaces", null, ({ account }) => Object.keys(account.namespaces).map((n) => showNamespace(account, n))],
@@ -56,6 +57,7 @@ export const routes = [
   }],
   ["DELETE", "/accounts/:a/workers/dispatch/namespaces/:n/scripts/:s", "scripts", (c) => remove(c, ns(c).scripts, 10092)],
   ["GET", "/accounts/:a/workers/dispatch/namespaces/:n/scripts/:s/settings", null, (c) => settings(of(ns(c).scripts, c.params.s, 10092))],
+  ["GET", "/accounts/:a/workers/dispatch/namespaces/:n/scripts/:s/secrets", null, (c) => secrets(of(ns(c).scripts, c.params.s, 10092))],
   ["PUT", "/accounts/:a/workers/dispatch/namespaces/:n/scripts/:s/secrets", "scripts", (c) => secret(c, of(ns(c).scripts, c.params.s, 10092))],
 
   ["GET", "/accounts/:a/storage/kv/namespaces", null, (c) => paged(c, Object.entries(c.account.kv).map(([id, n]) => ({ id, title: n.title, supports_url_encoding: true })))],
@@ -169,6 +171,8 @@ function remove(c, scripts, code) {
   c.runtime.changed();
   return null;
 }
+
+const secrets = (w) => w.bindings.filter((b) => b.type === "secret_text").map(shown);
 
 function secret(c, w) {
   const { name, text, type } = json(c.body);
