@@ -111,12 +111,12 @@ func claimPayTo(ctx context.Context, q querier, payTo string, home clawr.Home) e
 		return err
 	}
 	if !ok {
-		where := "at the edge"
+		where, fix := "at the edge", "use another --pay-to, or --publish to sell there"
 		if home == clawr.HomeEdge {
-			where = "by this clawr's own nodes, which sell for it"
+			where, fix = "by this clawr's own nodes, which sell for it", "use another --pay-to"
 		}
 		return &clawr.Error{Code: clawr.CodeLedgerHome, Param: "pay-to", Message: "payments to " + payTo + " are booked " + where + ", and one address has one book",
-			Fix: "use another --pay-to"}
+			Fix: fix}
 	}
 	return nil
 }

@@ -309,6 +309,9 @@ func (e *env) deploy(cmd *cobra.Command, file string, f *deployFlags) error {
 			return err
 		}
 	}
+	if was, err := ctl.Tenant(ctx, slug); err == nil && was.Home == clawr.HomeEdge && !f.publish {
+		e.note("warning  Cloudflare goes on selling version %d: --publish replaces it there, clawr rm %s --publish removes it", was.Version, slug)
+	}
 	got, err := ctl.Deploy(ctx, slug, api.Deploy{Manifest: m, Hosts: f.hosts})
 	if err != nil {
 		return err
