@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,7 +93,7 @@ func (d *Dispatcher) render(e *entry, units int64, w *opened) (*challenge, error
 		d.Log.Error("worker does not describe itself", "tenant", e.Slug, "err", err)
 	}
 	if len(bazaar) > 0 {
-		required.Extensions = x402.Object{{Name: "bazaar", Value: bazaar}}
+		required.Extensions = append(slices.Clip(e.extensions), x402.Member{Name: "bazaar", Value: bazaar})
 		if raw, err = base64.StdEncoding.DecodeString(required.Header()); err != nil {
 			return nil, err
 		}

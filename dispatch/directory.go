@@ -43,13 +43,14 @@ type entry struct {
 	policy   ledger.Policy
 	// extensions are advertised in every challenge.
 	extensions x402.Object
-	limited    bool // has rates, quotas or caps
+	limited    bool          // has rates, quotas or caps
+	inFlight   *atomic.Int64 // paid calls of this tenant's, whatever the version
 	challenge  atomic.Pointer[challenge]
 	worker     atomic.Pointer[opened]
 }
 
 func newEntry(t clawr.Tenant) *entry {
-	return &entry{Tenant: t, idHeader: []string{t.ID}, owner: "@" + t.Owner, policy: policyOf(t.Settle), extensions: x402.Object{x402.OfferIdentifier(t.RequirePaymentID)},
+	return &entry{Tenant: t, idHeader: []string{t.ID}, owner: "@" + t.Owner, policy: policyOf(t.Settle), inFlight: new(atomic.Int64), extensions: x402.Object{x402.OfferIdentifier(t.RequirePaymentID)},
 		limited: !t.Rate.PerCaller.IsZero() || !t.Rate.Global.IsZero() || t.Usage != (clawr.Quota{}) || t.Spend != (clawr.Caps{})}
 }
 
@@ -62,6 +63,9 @@ func (d *Directory) Load(tenants []clawr.Tenant) {
 	for _, t := range tenants {
 		e := newEntry(t)
 		if old != nil {
+			if was := old.byID[t.ID]; was != nil {
+				e.inFlight = was.inFlight
+			}
 			if was := old.byID[t.ID]; was != nil && was.Version == t.Version {
 				e.worker.Store(was.worker.Load())
 				e.challenge.Store(was.challenge.Load())
@@ -128,7 +132,11 @@ func (d *Directory) version(ctx context.Context, from Tenants, tenant string, ve
 	if err != nil {
 		return nil, err
 	}
-	e, _ := d.versions.LoadOrStore(key, newEntry(t))
+	old := newEntry(t)
+	if current := d.byID(tenant); current != nil {
+		old.inFlight = current.inFlight
+	}
+	e, _ := d.versions.LoadOrStore(key, old)
 	return e.(*entry), nil
 }
 

@@ -229,7 +229,7 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 // it must not be done twice, ends it with a refund. It reports
 // whether it did; an error without that leaves everything as it was.
 func (d *Dispatcher) takeOver(ctx context.Context, c *call, p *payment, e *entry, row *ledger.Payment) (bool, error) {
-	leave, err := d.enter()
+	leave, err := d.enter(e)
 	if err != nil {
 		return true, err
 	}

@@ -20,18 +20,21 @@ func (d *Dispatcher) detached(c *call) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(c.in.Context()), d.deadline()-d.now().Sub(c.start))
 }
 
-// enter counts a paid call in, if there is room. What is turned away here is
-// not reserved yet, or is nobody's work.
-func (d *Dispatcher) enter() (leave func(), err error) {
-	if n := d.inFlight.Add(1); d.MaxFlight > 0 && n > d.MaxFlight {
-		d.inFlight.Add(-1)
+// enter counts a paid call of e in, if there is room, of which no tenant may
+// have more than three quarters: one whose work hangs must not take the others'.
+// What is turned away here is not reserved yet, or is nobody's work.
+func (d *Dispatcher) enter(e *entry) (leave func(), err error) {
+	all, own := d.inFlight.Add(1), e.inFlight.Add(1)
+	leave = func() { d.inFlight.Add(-1); e.inFlight.Add(-1) }
+	if d.MaxFlight > 0 && (all > d.MaxFlight || own > max(d.MaxFlight*3/4, 1)) {
+		leave()
 		return nil, &clawr.Error{Code: clawr.CodeOverloaded, Message: "too many paid calls are in work; nothing was charged", Fix: "send the same request again", RetryAfter: time.Second}
 	}
 	if d.backlog.jammed(d.deadline()) {
-		d.inFlight.Add(-1)
+		leave()
 		return nil, &clawr.Error{Code: clawr.CodeOverloaded, Message: "settlements take too long just now; nothing was charged", Fix: "send the same request again", RetryAfter: 5 * time.Second}
 	}
-	return func() { d.inFlight.Add(-1) }, nil
+	return leave, nil
 }
 
 // reserve claims the authorization and everything that the call takes from, in
@@ -49,7 +52,7 @@ func (d *Dispatcher) reserve(c *call, p *payment, e *entry, terms x402.Requireme
 // is reserved the payment is spent on this request: whatever happens, the
 // reservation ends settled or released.
 func (d *Dispatcher) claim(c *call, p *payment, e *entry, terms x402.Requirements) (faster *ledger.Payment, err error) {
-	leave, err := d.enter()
+	leave, err := d.enter(e)
 	if err != nil {
 		return nil, err
 	}

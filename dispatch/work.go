@@ -199,9 +199,11 @@ func (d *Dispatcher) work(ctx context.Context, c *call) (*ledger.Answer, error) 
 			// counting as a call in work, so that there is an end to their number.
 			err, buf = wctx.Err(), &buffer{}
 			d.inFlight.Add(1)
+			c.e.inFlight.Add(1)
 			go func() {
 				<-ended
 				d.inFlight.Add(-1)
+				c.e.inFlight.Add(-1)
 			}()
 		}
 	}
