@@ -57,6 +57,7 @@ type edgeTenant struct {
 	CursorKey string `json:"cursorKey,omitempty"`
 	Script    string `json:"script,omitempty"`
 	Database  bool   `json:"database,omitempty"` // it was filled before
+	discovery any    // of its challenges
 }
 
 // edgeEntry is an entry of the directory in KV.
@@ -65,6 +66,7 @@ type edgeEntry struct {
 	Revision   int64       `json:"revision"`
 	LedgerHome string      `json:"ledgerHome,omitempty"`
 	Previous   []edgeEntry `json:"previous,omitempty"`
+	Discovery  any         `json:"discovery,omitempty"`
 }
 
 // edgeConfig is what edge/serve.mjs reads.
@@ -110,6 +112,10 @@ func edgeData(t testing.TB, c *testChain, slug, text string, payTo common.Addres
 	if err != nil {
 		t.Fatal(err)
 	}
+	path, bazaar, err := h.Discovery()
+	if err != nil {
+		t.Fatal(err)
+	}
 	var rows, sql strings.Builder
 	if err := seg.WriteRows(&rows); err != nil {
 		t.Fatal(err)
@@ -119,7 +125,7 @@ func edgeData(t testing.TB, c *testChain, slug, text string, payTo common.Addres
 			t.Fatal(err)
 		}
 	}
-	return tenant, &edgeTenant{Manifest: string(manifest), Rows: rows.String(), SQL: sql.String(), CursorKey: cursorKey}
+	return tenant, &edgeTenant{Manifest: string(manifest), Rows: rows.String(), SQL: sql.String(), CursorKey: cursorKey, discovery: map[string]any{"path": path, "bazaar": bazaar}}
 }
 
 // edgeID is the id of the tests' tenant of that slug.
@@ -158,7 +164,7 @@ func sha(s string) string {
 // publish puts a tenant and its Worker in.
 func (e *edge) publish(tenant nouns.Tenant, w *edgeTenant) {
 	e.config.Tenants[tenant.WorkerName] = w
-	e.entry(edgeEntry{Tenant: tenant, Revision: 1})
+	e.entry(edgeEntry{Tenant: tenant, Revision: 1, Discovery: w.discovery})
 }
 
 func (e *edge) entry(entry edgeEntry) {

@@ -103,7 +103,7 @@ export class Call {
   /** challenge answers 402 with what is to be paid, for the current version, and why. */
   challenge(code: string, message: string): Response {
     const e = this.entry!, reason = reasonFor(code);
-    const { header, body } = render(this.cfg, e, this.units(e), reason, message, address(this.cfg, this.target, this.byPath), this.id, this.start);
+    const { header, body } = render(this.cfg, e, this.units(e), reason, message, address(this.cfg, this.target, this.byPath), this.path, this.id, this.start);
     this.set("PAYMENT-REQUIRED", header);
     this.set("Cache-Control", "no-store");
     this.set("Content-Type", "application/json");
@@ -149,7 +149,7 @@ export class Call {
     if (this.receipt?.errorReason === "not_charged") {
       if (f.status >= 500) a.retry = "after";
       a.hint = "this payment was not charged and is given up; sign a new one to ask again";
-    } else if (f.code === "already_used" || f.code === "version_gone") a.retry = "new_payment";
+    } else if (f.code === "already_used" || f.code === "payment_identifier_used" || f.code === "version_gone") a.retry = "new_payment";
     else if ((f.status === 429 && f.retryAfter > 0) || f.status >= 500) {
       a.retry = "after";
       if (this.payment && f.retryAfter <= WORTH_KEEPING) Object.assign(a, { retry: "same_payment", hint: "send the same payment header again; do not sign a new one" });

@@ -31,10 +31,25 @@ interface Rendered {
   units: number;
   amount: bigint;
   header: [string, string, string, string]; // bytes of the JSON, around reason, URL and quote
+  described: string; // the last of them with the bazaar extension, for the path that it describes
   accepts: [string, string, string]; // text of the body's accepts, around URL and quote
 }
 
 const MAX_DESCRIPTION = 300;
+const MAX_HEADER = 3071; // bytes of JSON of a challenge with an extension: 4 KB in base64
+
+/** advertised are the extensions of every challenge: a payment may name itself. */
+export function advertised(e: Entry): JsonObject {
+  return {
+    "payment-identifier": {
+      info: { required: e.named },
+      schema: {
+        $schema: "https://json-schema.org/draft/2020-12/schema", type: "object",
+        properties: { required: { type: "boolean" }, id: { type: "string", minLength: 16, maxLength: 128, pattern: "^[a-zA-Z0-9_-]+$" } }, required: ["required"],
+      },
+    },
+  };
+}
 
 // clip is s, or as much of it as fits n bytes.
 function clip(s: string, n: number): string {
@@ -44,21 +59,24 @@ function clip(s: string, n: number): string {
   return new TextDecoder().decode(b.subarray(0, n)) + "…";
 }
 
-function cutLast(s: string, sep: string): [string, string] {
-  const i = s.lastIndexOf(sep);
+function cut(s: string, sep: string): [string, string] {
+  const i = s.indexOf(sep);
   return [s.slice(0, i), s.slice(i + sep.length)];
 }
 
 function render(cfg: Config, e: Entry, units: number): Rendered {
   const r = terms(cfg, e, units);
-  const reason = "{reason}", url = "{url}", quote = "{quote}";
+  const mark = crypto.randomUUID(); // no data of a tenant can hold it
+  const reason = "reason" + mark, url = "url" + mark, quote = "quote" + mark;
   const description = clip(e.description, MAX_DESCRIPTION);
   const resource: JsonObject = description === "" ? { url, mimeType: "application/json" } : { url, description, mimeType: "application/json" };
-  const json = JSON.stringify({ x402Version: 2, error: reason, resource, accepts: [wire(r, quote)] });
-  // Reason and URL stand before everything that a tenant may write, and the quote behind it.
+  const extensions = advertised(e);
+  const required = (extensions: JsonObject): string => JSON.stringify({ x402Version: 2, error: reason, resource, accepts: [wire(r, quote)], extensions });
+  const json = required(extensions);
   const i = json.indexOf(reason), j = json.indexOf(url);
   const bytes = (s: string): string => binary(encode(s));
-  const [middle, end] = cutLast(json.slice(j + url.length), quote);
+  const [middle, end] = cut(json.slice(j + url.length), quote);
+  const described = e.discovery ? cut(required({ ...extensions, bazaar: e.discovery.bazaar }), quote)[1] : "";
   const name = v1Name(r.network);
   let accepts = JSON.stringify([wire(r, quote)]), first = "";
   if (name !== "") {
@@ -68,10 +86,10 @@ function render(cfg: Config, e: Entry, units: number): Rendered {
     first = accepts.slice(0, k);
     accepts = accepts.slice(k + url.length);
   }
-  const [before, after] = cutLast(accepts, quote);
+  const [before, after] = cut(accepts, quote);
   return {
     version: e.version, units, amount: BigInt(r.amount),
-    header: [bytes(json.slice(0, i)), bytes(json.slice(i + reason.length, j)), bytes(middle), bytes(end)], accepts: [first, before, after],
+    header: [bytes(json.slice(0, i)), bytes(json.slice(i + reason.length, j)), bytes(middle), bytes(end)], described: bytes(described), accepts: [first, before, after],
   };
 }
 
@@ -101,13 +119,15 @@ export function address(cfg: Config, t: Target, byPath: boolean): string {
 }
 
 /** challenge renders a 402: what is to be paid, and why. reason is one of the protocol's strings. */
-export function challenge(cfg: Config, e: Entry, units: number, reason: string, message: string, url: string, requestID: string, now: number): { header: string; body: string } {
+export function challenge(cfg: Config, e: Entry, units: number, reason: string, message: string, url: string, path: string, requestID: string, now: number): { header: string; body: string } {
   let r = e.rendered as Rendered | undefined;
   if (!r || r.units !== units || r.version !== e.version) e.rendered = r = render(cfg, e, units);
   const quote = cfg.quotes.mint(e.id, { version: e.version, units: r.amount, expires: Math.floor(now / 1000) + cfg.maxTimeoutSeconds });
   const at = docs(cfg, reason);
+  const head = r.header[0] + reason + r.header[1] + url + r.header[2] + quote;
+  const fits = r.described !== "" && path === e.discovery?.path && head.length + r.described.length <= MAX_HEADER;
   return {
-    header: btoa(r.header[0] + reason + r.header[1] + url + r.header[2] + quote + r.header[3]),
+    header: btoa(head + (fits ? r.described : r.header[3])),
     body: `{"x402Version":2,"ok":false,"error":"${reason}","message":${plain(message)},"fix":"pay as accepts says: clawr pay URL, or any x402 client","docs":${plain(at)}` +
       `,"requestId":"${requestID}","accepts":${r.accepts[0] === "" ? "" : r.accepts[0] + url}${r.accepts[1]}${quote}${r.accepts[2]}` +
       `,"clawr":{"retry":"new_payment","hint":"sign a payment for one entry of accepts and send it as PAYMENT-SIGNATURE"}}`,

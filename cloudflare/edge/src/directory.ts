@@ -3,6 +3,7 @@
 import type { Env } from "./env";
 import { decimal } from "./money";
 import { log } from "./errors";
+import type { Json } from "./json";
 
 /** Rate, Version and Entry are clawr.Tenant as the directory spells it: see CONTRACT.md. */
 export interface Rate { requests: number; windowSeconds: number; burst?: number }
@@ -33,6 +34,8 @@ export interface Entry extends Version {
   revision: number;
   home: "edge" | "native";
   previous: Version[];
+  named: boolean; // payments must name themselves (payment-identifier)
+  discovery?: { path: string; bazaar: Json }; // how a path is asked, for those who list APIs
   rendered?: unknown; // the challenge's
 }
 
@@ -64,6 +67,11 @@ function version(raw: Raw): Version {
   };
 }
 
+function discovery(v: unknown): Entry["discovery"] {
+  const d = obj(v);
+  return typeof d["path"] === "string" && typeof d["bazaar"] === "object" && d["bazaar"] !== null ? { path: d["path"], bazaar: d["bazaar"] as Json } : undefined;
+}
+
 /** entryOf reads one entry of the directory; undefined if it names no tenant. */
 export function entryOf(value: unknown): Entry | undefined {
   const raw = obj(value);
@@ -76,7 +84,7 @@ export function entryOf(value: unknown): Entry | undefined {
     rate: { perCaller: rate(rates["perCaller"]), global: rate(rates["global"]) },
     quota: { daily: num(usage["dailyRequests"]), monthly: num(usage["monthlyRequests"]) },
     caps: { daily: decimal(spend["dailySpendUsd"]), monthly: decimal(spend["monthlySpendUsd"]) },
-    limited: false, revision: num(raw["revision"]), home: raw["ledgerHome"] === "native" ? "native" : "edge",
+    named: raw["requirePaymentId"] === true, discovery: discovery(raw["discovery"]), limited: false, revision: num(raw["revision"]), home: raw["ledgerHome"] === "native" ? "native" : "edge",
     previous: Array.isArray(raw["previous"]) ? raw["previous"].map((p) => version({ ...raw, ...obj(p) })) : [],
   };
   e.limited = e.rate.perCaller !== undefined || e.rate.global !== undefined || e.quota.daily > 0 || e.quota.monthly > 0 || e.caps.daily > 0 || e.caps.monthly > 0;

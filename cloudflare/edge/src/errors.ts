@@ -22,7 +22,7 @@ export class Fault extends Error {
 const STATUSES: Record<string, number> = {
   internal: 500, token_missing: 401, missing_payment_signature: 402, settlement_failed: 402, scope_missing: 403,
   not_found: 404, tenant_not_found: 404, record_not_found: 404, method_not_allowed: 405,
-  payment_bound_elsewhere: 409, already_used: 409, conflict: 409, version_gone: 410, body_too_large: 413,
+  payment_bound_elsewhere: 409, payment_identifier_used: 409, already_used: 409, conflict: 409, version_gone: 410, body_too_large: 413,
   rate_limited: 429, usage_quota_exceeded: 429, cap_exceeded: 429, cpu_limit: 429, subrequest_limit: 429, headers_too_large: 431,
   tenant_worker_failure: 502, settlement_pending: 503, facilitator_unavailable: 503, tenant_paused: 503, overloaded: 503,
   tenant_worker_timeout: 504,

@@ -35,6 +35,7 @@ export interface Row {
   quote: string; // SHA-256, hex; "": reserved without one
   client: string; // hash of the address that paid
   message: string; // what a facilitator is sent, without a quote
+  ref: string; // its payment-identifier; "": none
   work: "running" | "done" | "failed";
   money: "held" | "released" | "signed" | "mined" | "dead";
   epoch: number;
@@ -55,8 +56,8 @@ export interface Answer { status: number; headers: Array<[string, string]>; body
 /** Outcome is what is known of a settlement. unknown means that it may still be charged: say 503, never 402. */
 export interface Outcome { state: "settled" | "notCharged" | "unknown" | "fenced"; tx: string; reason: string }
 
-/** Reserved is how a reservation ended: taken, known already, or refused by a counter. */
-export type Reserved = { row: Row; counters: Counter[] } | { conflict: Row } | { exceeded: Counter };
+/** Reserved is how a reservation ended: taken, known already, known by its identifier alone, or refused by a counter. */
+export type Reserved = { row: Row; counters: Counter[] } | { conflict: Row } | { identifier: string } | { exceeded: Counter };
 
 /** TenantState is what the control plane last said of a tenant. */
 export interface TenantState { revision: number; status: string; ledgerHome: string }
@@ -96,6 +97,7 @@ export class Ledger extends DurableObject<Env> {
     return this.ctx.storage.transactionSync((): Reserved => {
       const known = this.#till.byNonce(p.nonce);
       if (known) return { conflict: known };
+      if (p.ref !== "" && this.#till.named(p.tenant, p.ref)) return { identifier: p.ref };
       const taken = this.#till.take(counters);
       if (!Array.isArray(taken)) return { exceeded: taken };
       const row: Row = { ...p, work: "running", money: "held", epoch: 1, lease: now + leaseMs, tx: "", reason: "", mined: 0, created: now };

@@ -6,7 +6,7 @@ import { hashHex, same } from "./bytes";
 import type { Call, Plan } from "./call";
 import { free } from "./free";
 import { planOf, versionOf } from "./plan";
-import { terms as termsOf } from "./challenge";
+import { advertised, terms as termsOf } from "./challenge";
 import type { Entry, Version } from "./directory";
 import { MAX_BODY, SLACK } from "./env";
 import { Fault, facilitatorDown, lookupFailed, log, reasonFor, refusal } from "./errors";
@@ -151,6 +151,10 @@ export class Paid {
     if (same304) return same304;
     if (c.plan.error) throw c.plan.error;
     if (Number(c.req.headers.get("content-length") ?? 0) > MAX_BODY) throw tooLarge();
+    if (e.named && p.ref === "") {
+      throw new Fault("invalid_payment_header", "this API wants every payment to name itself; nothing was charged",
+        { param: "payment-identifier", fix: "send the extension payment-identifier with an id of 16 to 128 letters, digits, - and _" });
+    }
     if (refused) return this.#refuse(refused.code, refused.message);
     const terms = termsOf(c.cfg, v, units);
     if (amount !== undefined && String(amount) !== terms.amount) return this.#refuse("invalid_exact_evm_payload_authorization_value_mismatch", "the quote is for another amount");
@@ -184,7 +188,7 @@ export class Paid {
 
   async #verify(terms: Requirements): Promise<string> {
     const { c, p } = this;
-    checkTerms(p, terms, c.start, c.cfg.deadline / 1000 + SLACK);
+    checkTerms(p, terms, advertised(c.entry!), c.start, c.cfg.deadline / 1000 + SLACK);
     const verdict = await verify(c.env, c.cfg.facilitators, message(p, terms), p.auth.from);
     if (!verdict.valid) throw refusal(verdict.reason, "the payment was refused: " + verdict.reason);
     return verdict.facilitator;
@@ -252,7 +256,7 @@ export class Paid {
     const row: NewRow = {
       id: newRequestID("pay_"), nonce: p.auth.nonce, tenant: e.id, version: v.version, payer: p.auth.from, payTo: v.payTo, asset: c.cfg.asset.address, network: c.cfg.asset.network,
       amount: terms.amount, validBefore: ended(p.auth.validBefore), fingerprint: await this.#print(e.id, v.version, c.plan!.canonical), raw: await this.#print(e.id, v.version, "?" + c.target.query),
-      signature: p.signature, quote: p.quoteHash, client: callerHash(c.cfg.salt, "addr:", c.addr), message: message(p, terms), facilitator,
+      signature: p.signature, quote: p.quoteHash, client: callerHash(c.cfg.salt, "addr:", c.addr), message: message(p, terms), facilitator, ref: p.ref,
     };
     const work = (async (): Promise<Response> => {
       let got: Reserved;
@@ -260,6 +264,10 @@ export class Paid {
         got = await this.book.reserve(row, list, c.cfg.deadline + LEASE_SLACK);
       } catch (err) {
         throw facilitatorDown(err);
+      }
+      if ("identifier" in got) {
+        throw new Fault("payment_identifier_used", "another payment has this payment-identifier; this one was not charged",
+          { param: "payment-identifier", fix: "send that payment's header again, or sign a new payment with a new id" });
       }
       if ("conflict" in got) return this.standing(got.conflict);
       if ("exceeded" in got) {

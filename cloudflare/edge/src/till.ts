@@ -13,8 +13,9 @@ export const SCHEMA = [
     asset TEXT NOT NULL, network TEXT NOT NULL, amount TEXT NOT NULL, valid_before INTEGER NOT NULL, fingerprint TEXT NOT NULL, raw TEXT NOT NULL, signature TEXT NOT NULL, quote TEXT NOT NULL,
     client TEXT NOT NULL, message TEXT NOT NULL, work TEXT NOT NULL CHECK (work IN ('running','done','failed')), money TEXT NOT NULL CHECK (money IN ('held','released','signed','mined','dead')),
     epoch INTEGER NOT NULL, lease INTEGER NOT NULL, facilitator TEXT NOT NULL, tx TEXT NOT NULL, reason TEXT NOT NULL, mined INTEGER NOT NULL, created INTEGER NOT NULL,
-    counters TEXT NOT NULL, status INTEGER, headers TEXT, len INTEGER, event TEXT, next INTEGER, posts INTEGER NOT NULL DEFAULT 0, proof TEXT, expires INTEGER NOT NULL,
+    counters TEXT NOT NULL, ref TEXT, status INTEGER, headers TEXT, len INTEGER, event TEXT, next INTEGER, posts INTEGER NOT NULL DEFAULT 0, proof TEXT, expires INTEGER NOT NULL,
     CHECK (money NOT IN ('signed','mined','dead') OR work = 'done'), CHECK (money <> 'mined' OR tx <> ''), CHECK (money <> 'dead' OR proof <> ''))`,
+  `CREATE UNIQUE INDEX IF NOT EXISTS named ON payments (tenant, ref)`,
   `CREATE INDEX IF NOT EXISTS open ON payments (next) WHERE money IN ('held','signed')`,
   `CREATE TABLE IF NOT EXISTS chunks (payment TEXT NOT NULL, n INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (payment, n))`,
   `CREATE TABLE IF NOT EXISTS counters (scope TEXT NOT NULL, window INTEGER NOT NULL, ends INTEGER NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (scope, window))`,
@@ -34,7 +35,7 @@ const LAST_LOOK = 1_000;
 const MIN_LIFE = 6; // s that an authorization must still be valid when it is submitted
 const BATCH = 100; // events of one flush
 
-const COLUMNS = "id, nonce, tenant, version, payer, pay_to AS payTo, asset, network, amount, valid_before AS validBefore, fingerprint, raw, signature, quote, client, message, work, money, epoch, lease, facilitator, tx, reason, mined, created";
+const COLUMNS = "id, nonce, tenant, version, payer, pay_to AS payTo, asset, network, amount, valid_before AS validBefore, fingerprint, raw, signature, quote, client, message, work, money, epoch, lease, facilitator, tx, reason, mined, created, coalesce(ref, '') AS ref";
 
 /** Pending is an event in the outbox. */
 export interface Pending { api: string; requestId: string; rev: number; at: number; event: Event }
@@ -59,6 +60,11 @@ export class Till {
 
   byNonce(nonce: string): Row | undefined {
     return this.#one(`SELECT ${COLUMNS} FROM payments WHERE nonce = ?`, nonce);
+  }
+
+  /** named reports whether a payment of that tenant has that identifier. */
+  named(tenant: string, ref: string): boolean {
+    return this.#sql.exec("SELECT 1 FROM payments WHERE tenant = ? AND ref = ?", tenant, ref).toArray().length > 0;
   }
 
   byID(id: string): Row | undefined {
@@ -88,10 +94,10 @@ export class Till {
   }
 
   insert(r: Row, counters: Counter[]): void {
-    this.#sql.exec(`INSERT INTO payments (id, nonce, tenant, version, payer, pay_to, asset, network, amount, valid_before, fingerprint, raw, signature, quote, client, message, work, money, epoch, lease, facilitator, tx, reason, mined, created, counters, expires)
-      VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+    this.#sql.exec(`INSERT INTO payments (id, nonce, tenant, version, payer, pay_to, asset, network, amount, valid_before, fingerprint, raw, signature, quote, client, message, work, money, epoch, lease, facilitator, tx, reason, mined, created, counters, expires, ref)
+      VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
       r.id, r.nonce, r.tenant, r.version, r.payer, r.payTo, r.asset, r.network, r.amount, r.validBefore, r.fingerprint, r.raw, r.signature, r.quote, r.client, r.message, r.work, r.money, r.epoch, r.lease,
-      r.facilitator, r.tx, r.reason, r.mined, r.created, JSON.stringify(counters), 0);
+      r.facilitator, r.tx, r.reason, r.mined, r.created, JSON.stringify(counters), 0, r.ref || null);
   }
 
   /** keep stores the bytes of an answer. */

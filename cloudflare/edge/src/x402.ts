@@ -36,6 +36,7 @@ export interface Payment {
   signature: string; // SHA-256 of it, hex
   quote: string;
   quoteHash: string; // "" without a quote
+  ref: string; // its payment-identifier; "": none
 }
 
 const V1: ReadonlyArray<readonly [name: string, network: string, known: boolean]> = [
@@ -128,12 +129,28 @@ export async function parsePayment(header: string, v1: boolean, asset: Asset): P
   if (!isObject(payload)) f.fail("payload", payload === undefined ? "is missing" : "is not an object");
   if (!v1) extensions = f.members("extensions");
   if (f.wrong) throw bad(f.wrong);
+  const ref = identifier(extensions);
   const { auth, signature } = authorization(payload as JsonObject);
   const quote = accepted.quote;
   return {
-    version: v1 ? 1 : 2, v1, resource, accepted: v1 ? { ...accepted, asset: asset.address } : accepted, payload: payload as JsonObject, extensions, auth,
+    version: v1 ? 1 : 2, v1, resource, accepted: v1 ? { ...accepted, asset: asset.address } : accepted, payload: payload as JsonObject, extensions, auth, ref,
     signature: await hashHex(signature), quote, quoteHash: quote === "" ? "" : await hashHex(new TextEncoder().encode(quote)),
   };
+}
+
+/** identifier is the id that a payment names itself by in the extension payment-identifier, or "". */
+function identifier(extensions: JsonObject | undefined): string {
+  const ext = extensions?.["payment-identifier"] ?? undefined;
+  if (ext === undefined) return "";
+  const wrong = (why: string): Fault => new Fault("invalid_payment_header", "payment-identifier: " + why,
+    { param: "payment-identifier", fix: "send info {required, id} with an id of 16 to 128 letters, digits, - and _" });
+  const info = isObject(ext) ? ext["info"] : undefined;
+  if (!isObject(info)) throw wrong("info is missing");
+  if (typeof info["required"] !== "boolean") throw wrong("info.required is not true or false");
+  if (!("id" in info)) return "";
+  const id = info["id"];
+  if (typeof id !== "string" || !/^[A-Za-z0-9_-]{16,128}$/.test(id)) throw wrong("the id is malformed");
+  return id;
 }
 
 const UINT256 = 2n ** 256n;
@@ -179,18 +196,22 @@ export function matches(o: Requirements, p: Payment): boolean {
     equal(o.rest, a.rest) && o.name === a.name && o.version === a.version && Object.keys(o.extra).every((n) => n in a.extra && contains(o.extra[n], a.extra[n]));
 }
 
-/** checkEcho refuses extensions that claim what only a server may say. None are advertised. */
-export function checkEcho(sent: JsonObject | undefined): void {
-  const credit = sent?.["builder-code"];
-  if (!isObject(credit)) return;
-  const info = "info" in credit ? credit["info"] : credit;
+/** checkEcho holds the extensions that a client sends against those that were advertised, whose info must still say everything; and it refuses what only a server may say. */
+export function checkEcho(advertised: JsonObject, sent: JsonObject | undefined): void {
+  const infoOf = (ext: Json | undefined): Json | undefined => (isObject(ext) && "info" in ext ? ext["info"] : ext);
+  for (const [name, ext] of Object.entries(sent ?? {})) {
+    if (Object.hasOwn(advertised, name) && !contains(infoOf(advertised[name]), infoOf(ext))) {
+      throw refusal("extension_echo_mismatch", `extension ${JSON.stringify(clip(name))} is not what was advertised`);
+    }
+  }
+  const info = infoOf(sent?.["builder-code"]);
   if (isObject(info) && "a" in info) throw refusal("extension_echo_mismatch", 'extension "builder-code" names an app that was not advertised');
 }
 
 /** checkTerms checks that a payment pays what r asks, in time. The signature, the nonce and the balance are the facilitator's to check. */
-export function checkTerms(p: Payment, r: Requirements, now: number, slack: number): void {
+export function checkTerms(p: Payment, r: Requirements, advertised: JsonObject, now: number, slack: number): void {
   if (!matches(r, p)) throw refusal("invalid_payment_requirements", "no matching payment requirements");
-  checkEcho(p.extensions);
+  checkEcho(advertised, p.extensions);
   const a = p.auth;
   if (a.to !== r.payTo.toLowerCase()) throw refusal("invalid_exact_evm_recipient_mismatch", `the authorization pays ${a.to}`);
   const s = Math.floor(now / 1000);
