@@ -6,7 +6,7 @@ GO ?= go
 
 export CGO_ENABLED ?= $(shell command -v gcc >/dev/null 2>&1 && echo 1 || echo 0)
 
-.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors-x402 bench-overhead chaos chaos-short chaos-sim live-check bench-records records-oracle clean
+.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors vectors-x402 bench-overhead bench-edge chaos chaos-short chaos-sim live-check bench-records records-oracle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ fuzz: setup-go ## run every fuzz target for FUZZTIME
 contracts: setup-npm ## compile the development chain's contracts again
 	cd e2e && node ../chain/devchain/contracts/compile.mjs
 
+vectors: setup build ## what clawr serve and the edge in workerd answer to the same cases; the last line is JSON
+	@out=$$(mktemp) && CLAWR_VECTORS_OUT=$$out $(GO) test ./e2e -count=1 -run '^TestEdgeVectors$$' -timeout 20m || { cat $$out; rm -f $$out; exit 1; }; cat $$out; rm -f $$out
+
 vectors-x402: setup-npm ## generate testdata/vectors/x402 with the official SDK again
 	cd e2e && node vectors/generate.mjs
 
@@ -83,6 +86,9 @@ records-oracle: setup-go ## 100,000 generated questions, each answered by a segm
 DURATION ?= 30m
 soak: setup ## sell 300 paid calls a second for DURATION and kill the server every minute
 	@$(GO) run ./e2e/chaos --soak $(DURATION)
+
+bench-edge: setup-npm ## what the edge costs in plain workerd; the last line is JSON
+	@cd e2e && node edge/bench.mjs
 
 clean: ## remove what was built
 	rm -rf bin e2e/node_modules

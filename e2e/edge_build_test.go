@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -29,16 +30,49 @@ func TestEdgeIsStrictTypeScript(t *testing.T) {
 // memory.
 func TestEdgeRecordsAnswerAsTheVectorsSay(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), "node", filepath.Join("edge", "records.mjs"))
+	var got struct{ Cases, Differences int }
+	said := edgeScript(t, "records.mjs", &got)
+	if got.Cases < 300 || got.Differences != 0 {
+		t.Errorf("%d of %d answers differ:\n%s", got.Differences, got.Cases, said)
+	}
+}
+
+// The tokens that the edge makes of CDP keys, of both kinds, verify.
+func TestEdgeSignsForCDP(t *testing.T) {
+	t.Parallel()
+	var got struct{ Checked int }
+	if said := edgeScript(t, "jwt.mjs", &got); got.Checked != 4 {
+		t.Errorf("%d of 4 tokens verify:\n%s", got.Checked, said)
+	}
+}
+
+// The benchmark of the edge runs, and the bundle is as small as it has to be;
+// its times are taken by make bench-edge, on a machine that does nothing else.
+func TestEdgeBenchRuns(t *testing.T) {
+	t.Parallel()
+	var got struct {
+		Bundle    float64 `json:"bundle_gzip_kb"`
+		Challenge float64 `json:"challenge_cpu_ratio"`
+		Paid      float64 `json:"paid_overhead_ms"`
+	}
+	said := edgeScript(t, "bench.mjs", &got, "ROUNDS=1", "REQUESTS=500", "PAID=5")
+	if got.Bundle <= 0 || got.Bundle > 60 || got.Challenge <= 0 || got.Paid <= 0 {
+		t.Errorf("%+v\n%s", got, said)
+	}
+}
+
+// edgeScript runs a program of edge/, whose last line is JSON, and gives what it
+// said besides.
+func edgeScript(t *testing.T, name string, into any, env ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "node", filepath.Join("edge", name))
+	cmd.Env = append(os.Environ(), env...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
-	var got struct{ Cases, Differences int }
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if jerr := json.Unmarshal([]byte(lines[len(lines)-1]), &got); jerr != nil {
-		t.Fatalf("%v %v\n%s%s", err, jerr, out, errs.String())
+	if jerr := json.Unmarshal([]byte(lines[len(lines)-1]), into); jerr != nil {
+		t.Fatalf("%s: %v %v\n%s%s", name, err, jerr, out, errs.String())
 	}
-	if got.Cases < 300 || got.Differences != 0 {
-		t.Errorf("%d of %d answers differ:\n%s", got.Differences, got.Cases, errs.String())
-	}
+	return errs.String()
 }

@@ -91,7 +91,7 @@ type edge struct {
 }
 
 // edgeData makes a dataset tenant and its Worker from a file's content.
-func edgeData(t testing.TB, c *testChain, slug, text string, payTo common.Address, o dataset.Options) (nouns.Tenant, *edgeTenant) {
+func edgeData(t testing.TB, c *testChain, slug, text string, payTo common.Address, o dataset.Options, change ...func(*nouns.Tenant)) (nouns.Tenant, *edgeTenant) {
 	t.Helper()
 	dir := t.TempDir()
 	rep, err := dataset.Ingest(t.Context(), strings.NewReader(text), slug+".csv", o, dir)
@@ -107,7 +107,10 @@ func edgeData(t testing.TB, c *testChain, slug, text string, payTo common.Addres
 	tenant := nouns.Tenant{ID: edgeID(slug), Slug: slug, Status: nouns.StatusActive, Version: 1, Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		Manifest: nouns.Manifest{Kind: nouns.KindDataset, Owner: "codex", Directory: "APIs", Plan: nouns.PlanPro, Price: 1000, X402: true, PayTo: strings.ToLower(payTo.Hex()),
 			Network: asset.Network, WorkerName: "tenant-" + slug + "-v1", Content: rep.ID, Rows: rep.Schema.Rows}}
-	h := &dataset.Handler{Segment: seg, Facts: dataset.Facts{Price: tenant.Price, Paid: true, Network: asset.Network, Asset: asset, PayTo: tenant.PayTo, Scheme: "exact", Updated: tenant.Created, BasePath: "/t/" + slug}}
+	for _, f := range change {
+		f(&tenant)
+	}
+	h := &dataset.Handler{Segment: seg, Facts: dataset.Facts{Price: tenant.Price, Paid: tenant.Paid(), Network: asset.Network, Asset: asset, PayTo: tenant.PayTo, Scheme: "exact", Updated: tenant.Created, BasePath: "/t/" + slug}}
 	manifest, err := h.EdgeManifest()
 	if err != nil {
 		t.Fatal(err)

@@ -4,28 +4,17 @@
 const K = new Uint32Array(64);
 const H0 = new Uint32Array(8);
 {
-  // The fractional parts of roots of the first primes (FIPS 180-4, 4.2.2).
+  // The fractional parts of roots of the first primes (FIPS 180-4, 4.2.2): a
+  // double has 47 bits of them and more, of which 32 are wanted.
+  const fraction = (root: number): number => ((root - Math.floor(root)) * 2 ** 32) >>> 0;
   let n = 0;
   for (let p = 2; n < 64; p++) {
     let prime = true;
     for (let d = 2; d * d <= p; d++) if (p % d === 0) prime = false;
     if (!prime) continue;
-    if (n < 8) H0[n] = fraction(p, 2);
-    K[n++] = fraction(p, 3);
+    if (n < 8) H0[n] = fraction(Math.sqrt(p));
+    K[n++] = fraction(Math.cbrt(p));
   }
-}
-
-// fraction is the first 32 bits of the fractional part of a root of p, exactly:
-// floor(root(p · 2^(32·degree))) by integers.
-function fraction(p: number, degree: number): number {
-  const n = BigInt(p) << BigInt(32 * degree);
-  let lo = 0n, hi = 1n << 40n;
-  while (lo < hi) {
-    const mid = (lo + hi + 1n) >> 1n;
-    if (mid ** BigInt(degree) <= n) lo = mid;
-    else hi = mid - 1n;
-  }
-  return Number(lo & 0xffffffffn);
 }
 
 const W = new Uint32Array(64);

@@ -42,9 +42,7 @@ async function serve(c: Call): Promise<Response> {
   }
   const { entry, rest } = await lookup(c.env, c.target.host, c.target.path, c.start);
   if (!entry && c.target.path === "/health") {
-    c.set("Content-Type", "application/json");
-    c.set("Cache-Control", "no-store");
-    return c.end(200, '{"ok":true}\n');
+    return new Response(c.method === "HEAD" ? null : '{"ok":true}\n', { headers: { "Content-Type": "application/json", "Cache-Control": "no-store" } });
   }
   c.path = rest;
   c.byPath = rest !== c.target.path;

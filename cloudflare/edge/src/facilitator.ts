@@ -2,7 +2,7 @@
 // and settle; what they say is normalised, and none of it is believed further
 // than money.md allows.
 import type { Env } from "./env";
-import { facilitatorDown, log, reasonFor, type Fault } from "./errors";
+import { Fault, log, reasonFor } from "./errors";
 import { Fields, isObject, parse, type Json } from "./json";
 import { bearerFor } from "./jwt";
 import { fromV1 } from "./x402";
@@ -77,6 +77,8 @@ export function readVerify(status: number, body: Uint8Array, payer: string): Omi
   return success || status === 400 || status === 402 || status === 412 || status === 422 ? { valid: false, reason: reasonFor(reason) } : undefined;
 }
 
+const noVerdict = (cause: unknown): Fault => new Fault("facilitator_unavailable", "no facilitator gives a verdict", { fix: "send the same request again", retryAfter: 2, cause });
+
 /** verify asks the facilitators in order. One that does not answer with a verdict is passed over; if all are, that is no verdict on the payment. */
 export async function verify(env: Env, urls: string[], message: string, payer: string): Promise<Verdict> {
   const until = Date.now() + 2 * VERIFY_TIMEOUT;
@@ -94,11 +96,11 @@ export async function verify(env: Env, urls: string[], message: string, payer: s
       throw new Error(`${url}: no verdict, but HTTP ${a.status}`);
     } catch (err) {
       failedAt.set(url, Date.now());
-      last = facilitatorDown(err);
+      last = noVerdict(err);
       log("WARN", "a facilitator gives no verdict", { url, err });
     }
   }
-  throw last ?? facilitatorDown();
+  throw last ?? noVerdict(undefined);
 }
 
 /** Heard is an answer to /settle, made of the forms in which facilitators give it. */

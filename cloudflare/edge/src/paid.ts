@@ -190,7 +190,9 @@ export class Paid {
     const { c, p } = this;
     checkTerms(p, terms, advertised(c.entry!), c.start, c.cfg.deadline / 1000 + SLACK);
     const verdict = await verify(c.env, c.cfg.facilitators, message(p, terms), p.auth.from);
-    if (!verdict.valid) throw refusal(verdict.reason, "the payment was refused: " + verdict.reason);
+    if (!verdict.valid) {
+      throw refusal(verdict.reason, verdict.reason === "invalid_exact_evm_signature" ? "the signature is not the payer's for this authorization" : "the payment was refused: " + verdict.reason);
+    }
     return verdict.facilitator;
   }
 
