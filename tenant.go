@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -61,6 +62,9 @@ type Manifest struct {
 	Spend       Caps     `json:"spendLimit"`
 	WorkerName  string   `json:"workerName"`
 	Settle      string   `json:"settle,omitempty"` // a ledger.Policy; empty: settle_before_response
+	// Schemes are how it may be paid: exact always, and batch-settlement if it
+	// is among them. Empty: exact alone.
+	Schemes []string `json:"schemes,omitempty"`
 	// Home says who sells it, and so keeps the book of its PayTo: an address
 	// has one book. Empty: the nodes.
 	Home Home `json:"ledgerHome,omitempty"`
@@ -81,6 +85,20 @@ const HomeEdge Home = "edge"
 
 // Paid reports whether calls to paid routes of m cost money.
 func (m *Manifest) Paid() bool { return m.X402 && m.Price > 0 }
+
+// CheckSchemes refuses schemes that nothing can be sold by. exact is always
+// among them: every client knows it.
+func CheckSchemes(schemes []string) error {
+	for i, s := range schemes {
+		if s != "exact" && s != "batch-settlement" || slices.Contains(schemes[:i], s) {
+			return &Error{Code: CodeUsage, Param: "schemes", Message: fmt.Sprintf("%q is not a scheme, or is there twice", s), Fix: "--schemes exact,batch-settlement"}
+		}
+	}
+	if len(schemes) > 0 && !slices.Contains(schemes, "exact") {
+		return &Error{Code: CodeUsage, Param: "schemes", Message: "exact is not among the schemes, and most clients know no other", Fix: "--schemes exact,batch-settlement"}
+	}
+	return nil
+}
 
 // Effective is the plan's limits with the manifest's overrides.
 func (m *Manifest) Effective() Limits {

@@ -131,6 +131,9 @@ func (d *Deploy) checkKind() error {
 		return refuse(clawr.CodeBadRequest, "settle", fmt.Sprintf("payments cannot be settled by the policy %q", printable(d.Settle)),
 			"--settle settle_before_response, settle_first or async")
 	}
+	if err := clawr.CheckSchemes(d.Schemes); err != nil {
+		return err
+	}
 	if d.Home != "" && d.Home != clawr.HomeEdge {
 		return refuse(clawr.CodeBadRequest, "ledgerHome", fmt.Sprintf("nothing can be sold at %q", printable(string(d.Home))), "leave ledgerHome out, or edge")
 	}

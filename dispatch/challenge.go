@@ -23,7 +23,8 @@ import (
 type challenge struct {
 	units     int64
 	amount    int64     // atomic units of the token, for that many units
-	header    [4]string // the JSON of PAYMENT-REQUIRED around reason, URL and quote
+	header    [4]string // the JSON of PAYMENT-REQUIRED around reason, URL and the first quote
+	second    string    // what stands between that and a second quote; empty: there is one offer
 	path      string    // whose header ends with described, if that fits
 	described string    // header[3] with the bazaar extension
 	accepts   [3]string // the body's accepts around URL and quote; without a URL there, [0] is empty
@@ -69,7 +70,11 @@ func (d *Dispatcher) render(e *entry, units int64, w *opened) (*challenge, error
 	mark := rand.Text() // no data of a tenant can hold it
 	reason, url, quote := "reason"+mark, "url"+mark, "quote"+mark
 	r.Extra.Quote = quote
-	required := x402.PaymentRequired{Version: x402.Version, Error: reason, Accepts: []x402.Requirements{r},
+	accepted := []x402.Requirements{r}
+	if d.sellsByVoucher(e) {
+		accepted = append(accepted, d.channelTerms(e, r))
+	}
+	required := x402.PaymentRequired{Version: x402.Version, Error: reason, Accepts: accepted,
 		Resource:   x402.ResourceInfo{URL: url, Description: clip(e.Description, maxDescription), MimeType: "application/json"},
 		Extensions: e.extensions}
 	raw, err := base64.StdEncoding.DecodeString(required.Header())
@@ -80,7 +85,12 @@ func (d *Dispatcher) render(e *entry, units int64, w *opened) (*challenge, error
 	c.header[0], c.header[1], ok1 = strings.Cut(string(raw), reason)
 	c.header[1], c.header[2], ok2 = strings.Cut(c.header[1], url)
 	c.header[2], c.header[3], ok3 = strings.Cut(c.header[2], quote)
-	accepts := string(required.AppendAccepts(nil))
+	if len(accepted) > 1 {
+		c.second, c.header[3], ok3 = strings.Cut(c.header[3], quote)
+	}
+	body := required
+	body.Accepts = accepted[:1] // version 1's clients refuse the whole list for one entry that they do not know
+	accepts := string(body.AppendAccepts(nil))
 	if x402.V1Name(r.Network) != "" {
 		c.accepts[0], accepts, _ = strings.Cut(accepts, url)
 	}
@@ -97,7 +107,7 @@ func (d *Dispatcher) render(e *entry, units int64, w *opened) (*challenge, error
 		if raw, err = base64.StdEncoding.DecodeString(required.Header()); err != nil {
 			return nil, err
 		}
-		_, c.described, _ = strings.Cut(string(raw), quote)
+		c.described = string(raw[strings.LastIndex(string(raw), quote)+len(quote):])
 		c.path = path
 	}
 	return c, nil
@@ -144,10 +154,19 @@ func (d *Dispatcher) challenge(c *call, reason clawr.Code, message string) error
 	b = append(append(b, reason...), ch.header[1]...)
 	b = append(append(b, s.url...), ch.header[2]...)
 	b = append(b, quote...)
+	if ch.second != "" {
+		b = append(append(b, ch.second...), quote...)
+	}
 	if ch.described != "" && len(b)+len(ch.described) <= maxHeader && c.path == ch.path {
 		b = append(b, ch.described...)
 	} else {
 		b = append(b, ch.header[3]...)
+	}
+	if c.corrected != nil {
+		var err error
+		if b, err = d.correction(b[:0], c, reason, string(s.url), string(quote)); err != nil {
+			return err
+		}
 	}
 	s.header = base64.StdEncoding.AppendEncode(s.header[:0], b)
 	h := c.w.Header()

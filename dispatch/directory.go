@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,13 +46,15 @@ type entry struct {
 	extensions x402.Object
 	limited    bool          // has rates, quotas or caps
 	inFlight   *atomic.Int64 // paid calls of this tenant's, whatever the version
+	channels   bool          // is sold by vouchers, too
 	challenge  atomic.Pointer[challenge]
 	worker     atomic.Pointer[opened]
 }
 
 func newEntry(t clawr.Tenant) *entry {
 	return &entry{Tenant: t, idHeader: []string{t.ID}, owner: "@" + t.Owner, policy: policyOf(t.Settle), inFlight: new(atomic.Int64), extensions: x402.Object{x402.OfferIdentifier(t.RequirePaymentID)},
-		limited: !t.Rate.PerCaller.IsZero() || !t.Rate.Global.IsZero() || t.Usage != (clawr.Quota{}) || t.Spend != (clawr.Caps{})}
+		channels: slices.Contains(t.Schemes, x402.SchemeChannel),
+		limited:  !t.Rate.PerCaller.IsZero() || !t.Rate.Global.IsZero() || t.Usage != (clawr.Quota{}) || t.Spend != (clawr.Caps{})}
 }
 
 // Load replaces the snapshot. Entries whose version did not change are kept

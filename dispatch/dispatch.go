@@ -81,6 +81,7 @@ type Dispatcher struct {
 	Charged   Charged
 	Queue     Queue
 	Payments  Payments // nil: paid routes answer 503 facilitator_unavailable
+	Till      *Till    // nil: nothing is sold by vouchers
 	Quotas    Quotas
 	Limiter   *meter.Limiter
 	Usage     Recorder
@@ -169,6 +170,12 @@ type call struct {
 	payment      bool                 // it carries one
 	v1           bool                 // … in version 1's header
 	receipt      *x402.SettleResponse // what an error's PAYMENT-RESPONSE says
+
+	// Of a call that is paid by voucher.
+	stored    *ledger.Answer       // what the voucher has bought already
+	deposit   *x402.SettleResponse // that was made for it
+	extra     x402.Object          // of the receipt: the charge, and the channel
+	corrected *ledger.Channel      // where the channel stands, for the challenge
 }
 
 func (d *Dispatcher) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -18,6 +18,8 @@ import (
 type payment struct {
 	*x402.PaymentPayload
 	exact     *x402.Exact
+	channel   *x402.ChannelPayload // instead of exact: it is paid by voucher
+	domain    x402.Domain          // of channel
 	key       ledger.Key
 	ref       string // its payment-identifier; empty: none
 	contract  bool   // its signature is no key's: a contract has to know it
@@ -46,6 +48,15 @@ func (d *Dispatcher) parse(h header) (*payment, error) {
 	if p.ref, err = pp.Identifier(); err != nil {
 		return nil, err
 	}
+	if p.quote != "" {
+		p.quoteSHA = hashHex([]byte(p.quote))
+	}
+	if pp.Accepted.Scheme == x402.SchemeChannel {
+		if err := d.parseChannel(p); err != nil {
+			return nil, bad(err)
+		}
+		return p, nil
+	}
 	if p.exact, err = x402.ParseExact(pp.Payload); err != nil {
 		return nil, bad(err)
 	}
@@ -55,9 +66,6 @@ func (d *Dispatcher) parse(h header) (*payment, error) {
 	}
 	p.key = ledger.Key{Network: pp.Accepted.Network, Asset: strings.ToLower(asset), Payer: p.exact.Payer(), Nonce: p.exact.Nonce.Hex()}
 	p.signature = hashHex(p.exact.Signature)
-	if p.quote != "" {
-		p.quoteSHA = hashHex([]byte(p.quote))
-	}
 	return p, nil
 }
 
@@ -77,6 +85,9 @@ func (d *Dispatcher) paid(c *call, h header) error {
 	p, err := d.parse(h)
 	if err != nil {
 		return err
+	}
+	if p.channel != nil {
+		return d.byVoucher(c, p)
 	}
 	row, err := d.Book.Find(c.in.Context(), p.key)
 	switch {
@@ -287,6 +298,12 @@ func (d *Dispatcher) buy(c *call, p *payment) error {
 	}
 	if p.quote != "" && strconv.FormatInt(quoted, 10) != terms.Amount {
 		return d.refuse(c, x402.ReasonValue, "the quote is for another amount")
+	}
+	if p.channel != nil {
+		if !d.sellsByVoucher(e) {
+			return d.refuse(c, x402.ReasonNoMatch, "this API is not sold by vouchers")
+		}
+		return d.voucher(c, p, e, terms)
 	}
 	if refusal := d.verify(c, p, e, &terms); refusal != nil {
 		return d.refusedButKnown(c, p, refusal)

@@ -36,6 +36,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	if d.Payments != nil {
 		wg.Go(func() { d.drain(ctx) })
 	}
+	if d.Till != nil {
+		wg.Go(func() { d.collect(ctx) })
+	}
 	resting := resting{}
 	since, settled := time.Now(), d.backlog.settled.Load()
 	for {

@@ -224,8 +224,12 @@ func TestAChallengeSaysHowItsRouteIsAsked(t *testing.T) {
 	w := newWorld(t)
 	for path, want := range map[string]string{"/t/acme/v1/records": bazaar, "/t/acme/v1/records?limit=1": bazaar, "/t/acme/v1/records?nope&bad=1": bazaar,
 		"/t/acme/v1/records/1": "", "/t/acme/v1/bulk?n=2": "", "/t/acme/v1/records?q=" + strings.Repeat("x", 900): ""} {
-		if got := w.get(path).is(402, clawr.CodeMissingPayment).required().Extensions.Find("bazaar"); string(got) != want {
+		says := w.get(path).is(402, clawr.CodeMissingPayment).required().Extensions
+		if got := says.Find("bazaar"); string(got) != want {
 			t.Errorf("%.40s says %.100s, want %.100s", path, got, want)
+		}
+		if says.Find(x402.PaymentIdentifier) == nil {
+			t.Errorf("%.40s does not offer payment-identifier", path)
 		}
 	}
 	w.deploy(clawr.Tenant{Slug: "fn", Manifest: clawr.Manifest{Kind: clawr.KindFunction, Price: price, X402: true}})

@@ -242,7 +242,10 @@ func (d *Dispatcher) stuck(c *call, row *ledger.Payment, err error) error {
 
 // replay answers with the stored answer, byte for byte.
 func (d *Dispatcher) replay(ctx context.Context, c *call, e *entry, row *ledger.Payment) error {
-	answer, err := d.Book.Answer(ctx, row.ID)
+	answer, err := c.stored, error(nil)
+	if answer == nil {
+		answer, err = d.Book.Answer(ctx, row.ID)
+	}
 	if err != nil {
 		return d.stuck(c, row, err)
 	}
@@ -279,7 +282,11 @@ func (d *Dispatcher) respond(c *call, e *entry, row *ledger.Payment, a *ledger.A
 	}
 	h["Vary"] = append(slices.Clip(h["Vary"]), varyPayment...)
 	h["Content-Length"] = []string{strconv.FormatInt(a.Len, 10)}
-	c.setReceipt(&x402.SettleResponse{Success: true, Transaction: row.Tx, Network: row.Network, Payer: row.Payer})
+	receipt := &x402.SettleResponse{Success: true, Transaction: row.Tx, Network: row.Network, Payer: row.Payer, Extra: c.extra}
+	if c.deposit != nil {
+		receipt.Transaction, receipt.Amount = c.deposit.Transaction, c.deposit.Amount
+	}
+	c.setReceipt(receipt)
 	d.reached("respond.before")
 	c.w.WriteHeader(a.Status)
 	if c.Method != http.MethodHead {
@@ -304,6 +311,9 @@ func (c *call) setReceipt(r *x402.SettleResponse) {
 // paidEvent fills in what a payment tells about the request: Price is that of
 // the whole call, which is what is billed once it is settled.
 func (c *call) paidEvent(e *entry, row *ledger.Payment) {
-	c.ev.PaymentID, c.ev.Units = row.ID, c.units
+	c.ev.Units = c.units
+	if row.Scheme != x402.SchemeChannel { // what a voucher bought has no row of payments
+		c.ev.PaymentID = row.ID
+	}
 	c.ev.Price = e.Price * clawr.Amount(c.units)
 }

@@ -46,6 +46,16 @@ func (f *Facilitator) calls() (*settler, Channels) {
 	return nil, nil
 }
 
+// channels reads channels, whoever may settle them; nil if nobody knows them.
+func (f *Facilitator) channels() Channels {
+	for _, s := range f.settlers() {
+		if c, ok := s.from.(Channels); ok {
+			return c
+		}
+	}
+	return nil
+}
+
 // errRefused is the chain's refusal of what a channel was asked to do.
 type errRefused struct{ words string }
 

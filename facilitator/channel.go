@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -55,7 +54,7 @@ func (f *Facilitator) readChannel(p *x402.PaymentPayload, r *x402.Requirements) 
 	case x402.ChannelSettle:
 		return c, f.allowed(c.Token, c.Receiver)
 	}
-	if err := c.matches(r); err != nil {
+	if err := c.Matches(r); err != nil {
 		return c, err
 	}
 	if err := f.allowed(c.Config.Token, c.Config.Receiver); err != nil {
@@ -73,25 +72,6 @@ func (f *Facilitator) allowed(token, receiver common.Address) error {
 	}
 	if to := x402.Lower(receiver); f.AllowPayTo != nil && !f.AllowPayTo(to) {
 		return refuse(ReasonPayTo, "payments to "+to+" are not settled here")
-	}
-	return nil
-}
-
-// matches compares the channel with what r asks for.
-func (c *channel) matches(r *x402.Requirements) error {
-	same := func(a common.Address, s string) bool { return strings.EqualFold(a.Hex(), s) }
-	if !same(c.Config.Receiver, r.PayTo) {
-		return refuse(x402.ReasonChannelReceiver, "the channel pays "+x402.Lower(c.Config.Receiver))
-	}
-	authorizer, _ := strconv.Unquote(string(r.Extra.Rest.Find("receiverAuthorizer")))
-	if !same(c.Config.ReceiverAuthorizer, authorizer) || c.Config.ReceiverAuthorizer == (common.Address{}) {
-		return refuse(x402.ReasonChannelAuthorizer, "the channel's receiverAuthorizer is not the one that is asked for")
-	}
-	if !same(c.Config.Token, r.Asset) {
-		return refuse(x402.ReasonChannelToken, "the channel is in another token")
-	}
-	if delay := r.Extra.Rest.Find("withdrawDelay"); delay != nil && string(delay) != strconv.FormatUint(c.Config.WithdrawDelay, 10) {
-		return refuse(x402.ReasonChannelDelay, "the channel's withdrawDelay is not the one that is asked for")
 	}
 	return nil
 }
@@ -140,9 +120,9 @@ func (f *Facilitator) judgeChannel(ctx context.Context, c *channel) (ChannelStat
 	if err := f.voucherSigned(ctx, c); err != nil {
 		return ChannelState{}, err
 	}
-	_, node := f.calls()
+	node := f.channels()
 	if node == nil {
-		return ChannelState{}, down("nobody settles channels here just now", nil)
+		return ChannelState{}, down("nobody knows channels here", nil)
 	}
 	states, err := node.ChannelStates(ctx, c.Voucher.Channel)
 	if err != nil {
@@ -229,15 +209,23 @@ func (f *Facilitator) depositSigned(ctx context.Context, c *channel) error {
 
 // ChannelState is what the chain says of a channel now.
 func (f *Facilitator) ChannelState(ctx context.Context, id common.Hash) (ChannelState, error) {
-	_, node := f.calls()
+	node := f.channels()
 	if node == nil {
-		return ChannelState{}, down("nobody settles channels here just now", nil)
+		return ChannelState{}, down("nobody knows channels here", nil)
 	}
 	states, err := node.ChannelStates(ctx, id)
 	if err != nil {
 		return ChannelState{}, down("the chain cannot be asked just now", err)
 	}
 	return states[0], nil
+}
+
+// ReadChannel is what the chain says of a channel now, as a book keeps it.
+func (f *Facilitator) ReadChannel(ctx context.Context, id common.Hash) (ledger.Channel, error) {
+	asked := f.now()
+	s, err := f.ChannelState(ctx, id)
+	return ledger.Channel{ID: id.Hex(), Balance: s.Balance, Claimed: s.TotalClaimed, Withdrawal: s.Withdrawal, WithdrawAt: s.WithdrawAt,
+		RefundNonce: s.RefundNonce, Synced: asked.UTC()}, err
 }
 
 // deposited looks for a deposit that was made already, by whomever: its

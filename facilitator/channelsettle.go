@@ -151,9 +151,9 @@ func (f *Facilitator) claim(ctx context.Context, c *channel) (x402.SettleRespons
 
 // sweep sends a receiver what was claimed for it.
 func (f *Facilitator) sweep(ctx context.Context, c *channel) (x402.SettleResponse, error) {
-	_, node := f.calls()
+	node := f.channels()
 	if node == nil {
-		return x402.SettleResponse{}, down("nobody settles channels here just now", nil)
+		return x402.SettleResponse{}, down("nobody knows channels here", nil)
 	}
 	claimed, settled, err := node.Claimed(ctx, c.Receiver, c.Token)
 	switch {

@@ -122,7 +122,7 @@ func TestMustPass10GarbageIsARequestsFault(t *testing.T) {
 			}
 		}
 	}
-	status, v := w.post(s.URL+"/verify", []byte(`{"x402Version":2,"x":"`+strings.Repeat("a", 80<<10)+`"}`))
+	status, v := w.post(s.URL+"/verify", []byte(`{"x402Version":2,"x":"`+strings.Repeat("a", x402.MaxBody)+`"}`))
 	if status != http.StatusRequestEntityTooLarge || v["isValid"] != nil {
 		t.Errorf("too long: %d %v", status, v)
 	}

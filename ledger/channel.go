@@ -80,3 +80,11 @@ func (e *ChannelBehind) Error() string {
 
 // Code is what the caller is told.
 func (e *ChannelBehind) Code() clawr.Code { return clawr.CodeConflict }
+
+// Payment is v as the row of payments that it would be: its work is done, and it
+// waits for no transaction.
+func (v *Voucher) Payment(k Key) Payment {
+	return Payment{ID: v.ID, TenantID: v.TenantID, Version: v.Version, Route: v.Route, Scheme: "batch-settlement", Key: k, Amount: v.Amount,
+		Fingerprint: v.Fingerprint, SignatureSHA256: v.SignatureSHA256, QuoteSHA256: v.QuoteSHA256, ClientAddrHash: v.ClientAddrHash,
+		Policy: Async, Work: Done, Money: Held, Created: v.Created, Updated: v.Created}
+}

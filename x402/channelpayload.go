@@ -2,6 +2,7 @@ package x402
 
 import (
 	"encoding/hex"
+	"strconv"
 
 	"github.com/ethereum/go-ethereum/common"
 
@@ -305,4 +306,42 @@ func readSignature(s string) []byte {
 	}
 	b, _ := hex.AppendDecode(nil, digits)
 	return b
+}
+
+// Matches compares a buyer's channel with what r asks for. Its errors are
+// refusals, in the SDK's order.
+func (p *ChannelPayload) Matches(r *Requirements) error {
+	same := func(a common.Address, s string) bool {
+		b, ok := parseAddress(s)
+		return ok && a == b
+	}
+	if !same(p.Config.Receiver, r.PayTo) {
+		return refuse(ReasonChannelReceiver, "the channel pays %s", Lower(p.Config.Receiver))
+	}
+	authorizer := r.Extra.Rest.Find("receiverAuthorizer")
+	if kind(authorizer) != '"' || !same(p.Config.ReceiverAuthorizer, text(authorizer)) || p.Config.ReceiverAuthorizer == (common.Address{}) {
+		return refuse(ReasonChannelAuthorizer, "the channel's receiverAuthorizer is not the one that is asked for")
+	}
+	if !same(p.Config.Token, r.Asset) {
+		return refuse(ReasonChannelToken, "the channel is in another token")
+	}
+	if delay := r.Extra.Rest.Find("withdrawDelay"); delay != nil && string(delay) != strconv.FormatUint(p.Config.WithdrawDelay, 10) {
+		return refuse(ReasonChannelDelay, "the channel's withdrawDelay is not the one that is asked for")
+	}
+	return nil
+}
+
+// ConfigJSON is the channel's config as JSON, which ParseChannelConfig reads.
+func (p *ChannelPayload) ConfigJSON() []byte {
+	b := &builder{}
+	b.config(&p.Config)
+	return b.b
+}
+
+// ParseChannelConfig reads what ConfigJSON wrote.
+func ParseChannelConfig(raw []byte) (ChannelConfig, error) {
+	if err := checkJSON(raw); err != nil {
+		return ChannelConfig{}, err
+	}
+	return readConfig(raw)
 }

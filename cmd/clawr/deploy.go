@@ -38,6 +38,7 @@ type deployFlags struct {
 	spendDay, spendMonth                  string
 	settle                                string
 	requirePaymentID                      bool
+	schemes                               []string
 	previewRows                           int
 	types, index, search                  []string
 	key, encoding, delimiter, format      string
@@ -85,6 +86,7 @@ data directory sells the new version within a second.`,
 	fl.StringVar(&f.spendMonth, "spend-month", "", "`USD` a caller may spend in a UTC month")
 	fl.StringVar(&f.settle, "settle", "", "when payments are settled: settle_before_response, settle_first or async (default settle_before_response)")
 	fl.BoolVar(&f.requirePaymentID, "require-payment-id", false, "refuse payments without the extension payment-identifier")
+	fl.StringSliceVar(&f.schemes, "schemes", nil, "how it may be paid: `exact[,batch-settlement]`; with the second, by vouchers on a channel that the buyer funds once")
 	fl.IntVar(&f.previewRows, "preview-rows", 0, "rows that are free to see (default 3; -1 for none)")
 	fl.StringSliceVar(&f.types, "type", nil, "`column=type` instead of the guess (text, bool, int, float, date, datetime)")
 	fl.StringVar(&f.key, "key", "", "`column` that /v1/records/{key} looks up")
@@ -104,7 +106,7 @@ data directory sells the new version within a second.`,
 func (f *deployFlags) manifest(cmd *cobra.Command) (m clawr.Manifest, err error) {
 	m = clawr.Manifest{Kind: clawr.KindDataset, Owner: f.owner, Directory: f.directory, Description: f.description, License: f.license, Tags: f.tags,
 		Plan: clawr.Plan(f.plan), Limits: clawr.Limits{CPUMs: f.cpuMs, SubRequests: f.subRequests}, X402: f.x402, Network: f.network,
-		Usage: clawr.Quota{Daily: f.quotaDay, Monthly: f.quotaMonth}, Settle: f.settle, RequirePaymentID: f.requirePaymentID}
+		Usage: clawr.Quota{Daily: f.quotaDay, Monthly: f.quotaMonth}, Settle: f.settle, RequirePaymentID: f.requirePaymentID, Schemes: f.schemes}
 	if m.Owner == "" {
 		m.Owner = "me"
 	}
@@ -151,6 +153,9 @@ func (f *deployFlags) manifest(cmd *cobra.Command) (m clawr.Manifest, err error)
 	case "", ledger.SettleBeforeResponse, ledger.SettleFirst, ledger.Async:
 	default:
 		return m, &clawr.Error{Code: clawr.CodeUsage, Param: "settle", Message: fmt.Sprintf("there is no policy %q", f.settle), Fix: "--settle settle_before_response, settle_first or async"}
+	}
+	if err := clawr.CheckSchemes(m.Schemes); err != nil {
+		return m, err
 	}
 	if err := clawr.CheckPlan(m.Plan); err != nil {
 		return m, err

@@ -178,6 +178,9 @@ func (n *node) assemble(ctx context.Context) error {
 	if n.db.Damage() != nil {
 		n.dispatch.Closed = &clawr.Error{Code: clawr.CodeReadOnly, Message: "no payments are taken just now; nothing was charged", Fix: "try again later; keep the payment, if you have sent one", RetryAfter: time.Minute}
 	}
+	if n.dispatch.Till, err = n.till(ctx); err != nil {
+		return err
+	}
 	if s, ok := n.payments.(*shared); ok {
 		s.carry = n.dispatch.Carry
 	}

@@ -118,7 +118,7 @@ func (n *Node) start(ctx context.Context) error {
 	return err
 }
 
-// populate deploys the token and the multicall.
+// populate puts the token on the chain, and the contracts of others.
 func (n *Node) populate(ctx context.Context, opt Options) error {
 	var err error
 	if n.minter, err = chain.NewKey(); err != nil {
@@ -127,12 +127,15 @@ func (n *Node) populate(ctx context.Context, opt Options) error {
 	if err := n.SetBalance(ctx, n.minter.Address(), new(big.Int).Exp(big.NewInt(10), big.NewInt(24), nil)); err != nil {
 		return err
 	}
-	multicall, err := devchain.Multicall()
-	if err != nil {
-		return err
-	}
-	if err := n.Call(ctx, nil, "anvil_setCode", common.HexToAddress(devchain.MulticallAddress), multicall.Runtime); err != nil {
-		return err
+	for at, read := range map[string]func() (*devchain.Artifact, error){devchain.MulticallAddress: devchain.Multicall,
+		chain.ChannelsAddress: devchain.Channels, chain.CollectorAddress: devchain.Collector} {
+		a, err := read()
+		if err == nil {
+			err = n.Call(ctx, nil, "anvil_setCode", common.HexToAddress(at), a.Runtime)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	token, err := devchain.TestUSD()
 	if err != nil {

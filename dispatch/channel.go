@@ -1,0 +1,504 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"math/big"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/crypto"
+
+	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/usage"
+	"github.com/402claw/clawr/x402"
+)
+
+// Channels keeps payment channels and what their vouchers bought. Each method
+// is one transaction.
+type Channels interface {
+	// Channel is a channel as it is kept, nil if it is not.
+	Channel(ctx context.Context, id string) (*ledger.Channel, error)
+	// SyncChannel writes down what the chain says, and gives the channel.
+	SyncChannel(context.Context, ledger.Channel) (ledger.Channel, error)
+	// Voucher is what a voucher bought, nil if nothing.
+	Voucher(ctx context.Context, channel string, maxClaimable int64) (*ledger.Voucher, *ledger.Answer, error)
+	// Charge books the charge, the answer, the event and the counters of a
+	// voucher, or nothing: *ledger.ChannelBehind, *ledger.Exceeded.
+	Charge(ctx context.Context, v ledger.Voucher, a ledger.Answer, ev usage.Event) (ledger.Channel, []ledger.Counter, error)
+	// DueChannels are those with something to claim, the longest waiting first.
+	DueChannels(ctx context.Context, network string, limit int) ([]ledger.Channel, error)
+}
+
+// Holds reserves a channel for a call that must not be done twice.
+type Holds interface {
+	HoldChannel(ctx context.Context, id string, base, amount int64, holder string, lease time.Duration) (epoch int64, err error)
+	ReleaseChannel(ctx context.Context, id string, epoch int64) error
+}
+
+// Vault moves the money of channels on the chain.
+type Vault interface {
+	VerifyChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.VerifyResponse, error)
+	// SettleChannel makes deposits, claims, refunds, and pays receivers out;
+	// asking twice is asking once. An error means that nothing was submitted.
+	SettleChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.SettleResponse, error)
+	// ReadChannel is what the chain says of a channel: Balance, Claimed,
+	// Withdrawal, WithdrawAt, RefundNonce and Synced.
+	ReadChannel(ctx context.Context, id common.Hash) (ledger.Channel, error)
+}
+
+// Authorizer is the key that answers for claims and refunds: it is named in
+// every channel, so it must not change while any of them has something due.
+type Authorizer interface {
+	Address() common.Address
+	SignHash(digest []byte) ([]byte, error)
+}
+
+// Till is everything that selling for vouchers takes. WithdrawDelay is how long
+// a payer who withdraws has to wait, in seconds; 0: the shortest there is.
+type Till struct {
+	Channels      Channels
+	Holds         Holds
+	Vault         Vault
+	Authorizer    Authorizer
+	WithdrawDelay uint64
+	// ClaimAbove is the due amount, in atomic units, from which a channel is
+	// claimed at once; 0: a million, a dollar of USDC.
+	ClaimAbove int64
+
+	busy channelLocks
+}
+
+func (t *Till) delay() uint64 {
+	if t.WithdrawDelay > 0 {
+		return t.WithdrawDelay
+	}
+	return x402.MinWithdrawDelay
+}
+
+// fresh is how long what the chain said of a channel is believed: a third of
+// the time that a withdrawal takes, between 30 s and 5 min (the SDK's bounds).
+func (t *Till) fresh() time.Duration {
+	return min(max(time.Duration(t.delay())*time.Second/3, 30*time.Second), 5*time.Minute)
+}
+
+// channelLocks lets one call at a time draw on a channel in this process. It
+// only saves work: the book decides.
+type channelLocks struct {
+	mu   sync.Mutex
+	held map[common.Hash]chan struct{}
+}
+
+// lock waits for the channel until ctx ends.
+func (l *channelLocks) lock(ctx context.Context, id common.Hash) (unlock func(), ok bool) {
+	for {
+		l.mu.Lock()
+		wait, taken := l.held[id]
+		if !taken {
+			done := make(chan struct{})
+			if l.held == nil {
+				l.held = map[common.Hash]chan struct{}{}
+			}
+			l.held[id] = done
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				delete(l.held, id)
+				l.mu.Unlock()
+				close(done)
+			}, true
+		}
+		l.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// minDeposit is how many calls a first deposit should pay for: the SDK's default.
+const minDeposit = 10
+
+// channelTerms are terms for paying by voucher.
+func (d *Dispatcher) channelTerms(e *entry, exact x402.Requirements) x402.Requirements {
+	r := exact
+	r.Scheme = x402.SchemeChannel
+	amount, _ := strconv.ParseInt(exact.Amount, 10, 64)
+	quoted := func(s string) []byte { return strconv.AppendQuote(nil, s) }
+	r.Extra.Rest = x402.Object{
+		{Name: "receiverAuthorizer", Value: quoted(d.Till.Authorizer.Address().Hex())},
+		{Name: "withdrawDelay", Value: strconv.AppendUint(nil, d.Till.delay(), 10)},
+	}
+	if amount <= maxDeposit/minDeposit {
+		r.Extra.Rest = append(r.Extra.Rest, x402.Member{Name: "minDeposit", Value: quoted(strconv.FormatInt(amount*minDeposit, 10))})
+	}
+	return r
+}
+
+const maxDeposit = 1 << 62
+
+// sellsByVoucher reports whether e's calls may be paid by vouchers here.
+func (d *Dispatcher) sellsByVoucher(e *entry) bool {
+	return d.Till != nil && e.channels
+}
+
+// parseChannel takes the scheme's part of a payment by channel apart.
+func (d *Dispatcher) parseChannel(p *payment) error {
+	id, ok := x402.ChainID(p.Accepted.Network)
+	if !ok || p.Accepted.Network != d.Asset.Network {
+		return errors.New("payments by channel are on " + d.Asset.Network)
+	}
+	p.domain = x402.ChannelDomain(id)
+	c, err := x402.ParseChannel(p.Payload, p.domain)
+	if err != nil {
+		return err
+	}
+	if c.Kind != x402.ChannelDeposit && c.Kind != x402.ChannelVoucher && c.Kind != x402.ChannelRefund {
+		return errors.New("buyers send deposits, vouchers and refunds")
+	}
+	p.channel = c
+	p.signature = hashHex(c.Voucher.Signature)
+	max := common.BigToHash(big.NewInt(c.Voucher.MaxClaimable))
+	nonce := crypto.Keccak256Hash(c.Voucher.Channel[:], max[:])
+	p.key = ledger.Key{Network: p.Accepted.Network, Asset: x402.Lower(c.Config.Token), Payer: x402.Lower(c.Config.Payer), Nonce: nonce.Hex()}
+	return nil
+}
+
+// byVoucher answers a call that is paid by voucher: by what the voucher bought,
+// if it has, and else by charging it. All of it holds the channel, because a
+// voucher goes up from what the one before it was charged.
+func (d *Dispatcher) byVoucher(c *call, p *payment) error {
+	if d.Till == nil {
+		return &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: "this node takes no payments by channel", Fix: "pay with another entry of accepts"}
+	}
+	ctx, cancel := d.detached(c)
+	defer cancel()
+	unlock, ok := d.Till.busy.lock(ctx, p.channel.Voucher.Channel)
+	if !ok {
+		return &clawr.Error{Code: x402.ReasonChannelBusy, Status: http.StatusServiceUnavailable, Message: "another call draws on this channel", Fix: "send the same payment again", RetryAfter: time.Second}
+	}
+	defer unlock()
+	if p.channel.Kind != x402.ChannelRefund {
+		v, answer, err := d.Till.Channels.Voucher(ctx, p.channel.Voucher.Channel.Hex(), p.channel.Voucher.MaxClaimable)
+		switch {
+		case err != nil:
+			return lookupFailed(err)
+		case v != nil:
+			// Somebody else's, or of a client that has lost count: it cannot be charged
+			// again, so that it is told where the channel stands.
+			if row := v.Payment(p.key); d.mayHave(c, p, &row) {
+				return d.bought(ctx, c, p, v, answer)
+			}
+		}
+	}
+	switch {
+	case c.e == nil:
+		return errNoTenant
+	case d.Closed != nil:
+		return d.Closed
+	}
+	return d.buy(c, p)
+}
+
+// bought answers with what a voucher has bought, whoever may have it.
+func (d *Dispatcher) bought(ctx context.Context, c *call, p *payment, v *ledger.Voucher, answer *ledger.Answer) error {
+	row := v.Payment(p.key)
+	kept, err := d.Till.Channels.Channel(ctx, v.Channel)
+	if err != nil {
+		return lookupFailed(err)
+	}
+	c.stored = answer
+	if kept != nil {
+		c.extra = chargedExtra(v.Amount, kept)
+	}
+	return d.standing(c, p, &row)
+}
+
+// chargedExtra is what a receipt says of a voucher's charge.
+func chargedExtra(amount int64, ch *ledger.Channel) x402.Object {
+	return x402.Object{
+		{Name: "chargedAmount", Value: quotedInt(amount)},
+		{Name: "channelState", Value: channelState(ch)},
+	}
+}
+
+func quotedInt(n int64) []byte { return strconv.AppendQuote(nil, strconv.FormatInt(n, 10)) }
+
+// channelState is a channel as the protocol shows it.
+func channelState(ch *ledger.Channel) []byte {
+	b, _ := json.Marshal(struct {
+		ID      string `json:"channelId"`
+		Balance string `json:"balance"`
+		Claimed string `json:"totalClaimed"`
+		At      int64  `json:"withdrawRequestedAt"`
+		Nonce   string `json:"refundNonce"`
+		Charged string `json:"chargedCumulativeAmount"`
+	}{ch.ID, strconv.FormatInt(ch.Balance, 10), strconv.FormatInt(ch.Claimed, 10), ch.WithdrawAt, strconv.FormatUint(ch.RefundNonce, 10), strconv.FormatInt(ch.Charged, 10)})
+	return b
+}
+
+// corrected are terms with where the channel stands, and the proof of it: the
+// newest voucher. So a client that has lost count, or was overtaken, goes on.
+func corrected(r x402.Requirements, ch *ledger.Channel) x402.Requirements {
+	r.Extra.Rest = append(x402.Object(nil), r.Extra.Rest...)
+	r.Extra.Rest = append(r.Extra.Rest, x402.Member{Name: "channelState", Value: channelState(ch)})
+	if ch.Signature != nil {
+		v, _ := json.Marshal(struct {
+			Max string `json:"signedMaxClaimable"`
+			Sig string `json:"signature"`
+		}{strconv.FormatInt(ch.Allowed, 10), "0x" + common.Bytes2Hex(ch.Signature)})
+		r.Extra.Rest = append(r.Extra.Rest, x402.Member{Name: "voucherState", Value: v})
+	}
+	return r
+}
+
+// correction is the JSON of a challenge that says where the channel of a voucher
+// stands, appended to b.
+func (d *Dispatcher) correction(b []byte, c *call, reason clawr.Code, url, quote string) ([]byte, error) {
+	exact, err := d.terms(c.e, c.units)
+	if err != nil {
+		return nil, err
+	}
+	exact.Extra.Quote = quote
+	channel := corrected(d.channelTerms(c.e, exact), c.corrected)
+	required := x402.PaymentRequired{Version: x402.Version, Error: string(reason), Accepts: []x402.Requirements{exact, channel},
+		Resource: x402.ResourceInfo{URL: url, Description: clip(c.e.Description, maxDescription), MimeType: "application/json"}, Extensions: c.e.extensions}
+	raw, err := base64.StdEncoding.DecodeString(required.Header())
+	return append(b, raw...), err
+}
+
+// behind refuses a voucher that does not go up from where its channel stands.
+func (d *Dispatcher) behind(c *call, p *payment, ch *ledger.Channel) error {
+	c.corrected = ch
+	return d.refuse(c, x402.ReasonCumulativeMismatch, "the voucher does not go up from what the channel was charged")
+}
+
+// checkVoucher checks everything about a payment by channel that needs no
+// chain.
+func (d *Dispatcher) checkVoucher(p *payment, e *entry, terms *x402.Requirements) *clawr.Error {
+	if _, err := x402.Match([]x402.Requirements{*terms}, p.PaymentPayload); err != nil {
+		return asRefusal(err)
+	}
+	if err := x402.CheckEcho(e.extensions, p.Extensions, nil); err != nil {
+		return asRefusal(err)
+	}
+	if err := p.channel.Matches(terms); err != nil {
+		return asRefusal(err)
+	}
+	if signer := p.channel.Config.PayerAuthorizer; signer != (common.Address{}) && !p.channel.Voucher.SignedBy(signer, p.domain) {
+		return &clawr.Error{Code: x402.ReasonVoucherSignature, Status: http.StatusPaymentRequired, Message: "the voucher is not signed by the channel's payer"}
+	}
+	return nil
+}
+
+// asked is whether the chain has to be asked about a voucher: what is known of
+// its channel is old, or its signer is a contract.
+func (d *Dispatcher) asked(p *payment, ch *ledger.Channel) bool {
+	return ch == nil || p.channel.Config.PayerAuthorizer == (common.Address{}) || d.now().Sub(ch.Synced) > d.Till.fresh()
+}
+
+// sync reads the channel of p from the chain, and writes it down.
+func (d *Dispatcher) sync(ctx context.Context, p *payment) (*ledger.Channel, error) {
+	seen, err := d.Till.Vault.ReadChannel(ctx, p.channel.Voucher.Channel)
+	if err != nil {
+		return nil, err
+	}
+	seen.ID, seen.Network, seen.Asset, seen.Payer = p.channel.Voucher.Channel.Hex(), p.key.Network, p.key.Asset, p.key.Payer
+	seen.PayTo = x402.Lower(p.channel.Config.Receiver)
+	seen.Config = p.channel.ConfigJSON()
+	kept, err := d.Till.Channels.SyncChannel(ctx, seen)
+	return &kept, err
+}
+
+// voucher charges a new voucher: a deposit that comes with it first, then the
+// work, then the charge and the answer in one transaction. Until that, nothing
+// has happened, and the same voucher may be sent again.
+func (d *Dispatcher) voucher(c *call, p *payment, e *entry, exact x402.Requirements) error {
+	terms := d.channelTerms(e, exact)
+	if refusal := d.checkVoucher(p, e, &terms); refusal != nil {
+		return d.refuse(c, refusal.Code, refusal.Message)
+	}
+	c.ev.Caller = d.callers.hash(d.Salt, payerCaller, p.key.Payer)
+	if p.channel.Kind == x402.ChannelRefund {
+		return d.refund(c, p, terms)
+	}
+	if err := d.check(c); err != nil {
+		return err
+	}
+	if err := d.readBody(c); err != nil {
+		return err
+	}
+	leave, err := d.enter(c.e)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	ctx, cancel := d.detached(c)
+	defer cancel()
+	ch, err := d.funded(ctx, c, p, terms)
+	if ch == nil || err != nil {
+		return err
+	}
+	amount, _ := strconv.ParseInt(terms.Amount, 10, 64)
+	v := p.channel.Voucher
+	base := v.MaxClaimable - amount
+	switch {
+	case ch.Forfeited > 0 || v.MaxClaimable > ch.Room():
+		return d.refuse(c, x402.ReasonCumulativeBalance, "the channel does not hold what the voucher allows")
+	case ch.Signature == nil && base >= ch.Claimed: // the payer alone knows what was charged
+	case base != ch.Charged:
+		return d.behind(c, p, ch)
+	}
+	return d.charge(ctx, c, p, e, amount)
+}
+
+// funded gives the channel of p as it is, after a deposit that p brings. nil
+// without an error means that c was answered.
+func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402.Requirements) (*ledger.Channel, error) {
+	ch, err := d.Till.Channels.Channel(ctx, p.channel.Voucher.Channel.Hex())
+	if err != nil {
+		return nil, lookupFailed(err)
+	}
+	deposit := p.channel.Kind == x402.ChannelDeposit
+	switch {
+	case deposit:
+		out, err := d.Till.Vault.SettleChannel(ctx, p.ForFacilitator(&terms), terms)
+		switch {
+		case err != nil:
+			return nil, unavailable(err)
+		case out.ErrorReason == x402.ReasonPending:
+			return nil, d.pending(c, &ledger.Payment{Key: p.key, Money: ledger.Signed}, out.Transaction)
+		case !out.Success:
+			return nil, d.refuse(c, out.ErrorReason, "the deposit was not made; nothing was charged")
+		}
+		c.deposit = &out
+	case d.asked(p, ch) && p.channel.Config.PayerAuthorizer == (common.Address{}):
+		v, err := d.Till.Vault.VerifyChannel(ctx, p.ForFacilitator(&terms), terms)
+		switch {
+		case err != nil:
+			return nil, unavailable(err)
+		case !v.IsValid:
+			return nil, d.refuse(c, v.InvalidReason, "the voucher was refused")
+		}
+	}
+	if deposit || d.asked(p, ch) {
+		if ch, err = d.sync(ctx, p); err != nil {
+			return nil, unavailable(err)
+		}
+	}
+	return ch, nil
+}
+
+// charge does the work and books it.
+func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, amount int64) error {
+	v := p.channel.Voucher
+	ws, counters := c.windows(e, c.ev.Caller, e.Price)
+	row := ledger.Voucher{ID: "pay_" + newRequestID()[4:], Channel: v.Channel.Hex(), MaxClaimable: v.MaxClaimable, Amount: amount, Signature: v.Signature,
+		TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Fingerprint: c.fingerprint(e, c.canonical), SignatureSHA256: p.signature,
+		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), Counters: counters}
+	if !idempotent(c.Method) {
+		epoch, err := d.Till.Holds.HoldChannel(ctx, row.Channel, v.MaxClaimable-amount, amount, d.Node, d.deadline())
+		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
+			return d.behind(c, p, &b.Channel)
+		}
+		if err != nil {
+			return unavailable(err)
+		}
+		row.Epoch = epoch
+		defer func() {
+			if !c.booked {
+				d.Till.Holds.ReleaseChannel(context.WithoutCancel(ctx), row.Channel, epoch)
+			}
+		}()
+	}
+	d.reached("worker.before")
+	answer, err := d.work(ctx, c)
+	d.reached("worker.after")
+	pay := row.Payment(p.key)
+	c.paidEvent(e, &pay)
+	c.ev.Countable, c.ev.Billable = true, false
+	if err != nil {
+		c.receipt = &x402.SettleResponse{ErrorReason: clawr.CodeNotCharged, Network: p.key.Network, Payer: p.key.Payer}
+		return err
+	}
+	answer.Expires = d.now().Add(24 * time.Hour)
+	c.ev.Status, c.ev.BytesOut, c.ev.Latency = answer.Status, answer.Len, d.now().Sub(c.start)
+	ch, used, err := d.Till.Channels.Charge(ctx, row, *answer, c.ev)
+	if err != nil {
+		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
+			return d.behind(c, p, &b.Channel)
+		}
+		if _, ok := errors.AsType[*ledger.Exceeded](err); ok {
+			return c.exceeded(ws, err)
+		}
+		d.Log.ErrorContext(ctx, "a voucher was not charged", "channel", row.Channel, "err", err)
+		return lookupFailed(err)
+	}
+	c.booked = true
+	d.reached("charge.after")
+	c.left(ws, used)
+	c.extra = chargedExtra(amount, &ch)
+	return d.respond(c, e, &pay, answer)
+}
+
+// refund gives back what is left of a channel, or what was asked for of it. The
+// worker has nothing to do with it.
+func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error {
+	ctx, cancel := d.detached(c)
+	defer cancel()
+	ch, err := d.sync(ctx, p)
+	if err != nil {
+		return unavailable(err)
+	}
+	v := p.channel.Voucher
+	left := ch.Balance - ch.Charged
+	switch {
+	case v.MaxClaimable != ch.Charged:
+		return d.behind(c, p, ch)
+	case left <= 0 || ch.Forfeited > 0:
+		return d.refuse(c, x402.ReasonRefundNoBalance, "nothing is left in the channel")
+	}
+	full := *p.channel
+	full.Completed, full.RefundNonce = true, ch.RefundNonce
+	if full.Amount == 0 || full.Amount > left {
+		full.Amount = left
+	}
+	full.Claims, err = claimOf(ch)
+	if err != nil {
+		return err
+	}
+	if err := d.authorize(&full, p.domain); err != nil {
+		return unavailable(err)
+	}
+	payload := *p.ForFacilitator(&terms)
+	payload.Payload = full.JSON()
+	out, err := d.Till.Vault.SettleChannel(ctx, &payload, terms)
+	switch {
+	case err != nil:
+		return unavailable(err)
+	case out.ErrorReason == x402.ReasonPending:
+		return d.pending(c, &ledger.Payment{Key: p.key, Money: ledger.Signed}, out.Transaction)
+	case !out.Success:
+		return d.refuse(c, out.ErrorReason, "the refund was not made")
+	}
+	if ch, err = d.sync(ctx, p); err == nil {
+		out.Extra = x402.Object{{Name: "channelState", Value: channelState(ch)}}
+	}
+	c.setReceipt(&out)
+	h := c.w.Header()
+	h["Content-Type"], h["Cache-Control"] = jsonType, noStore
+	body, _ := json.Marshal(map[string]string{"message": "Refund acknowledged", "channelId": strings.ToLower(v.Channel.Hex())})
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	c.ev.Lifecycle, c.ev.Countable = usage.Success, false
+	c.w.WriteHeader(http.StatusOK)
+	c.w.Write(body)
+	return nil
+}
