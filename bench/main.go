@@ -6,6 +6,7 @@
 //	go run ./bench paid-async                a burst that is answered first and settled later; -seconds 60
 //	go run ./bench paid-2s                   settled before the answer, with a block every 2 s; -callers 2048
 //	go run ./bench settle                    payments that one signer settles
+//	go run ./bench verify                    POST /verify alone, beside the official facilitator
 //
 // Tables and profiles go to stderr, one JSON object is the last line of stdout.
 // It wants bin/clawr and e2e/node_modules: make bench-overhead sees to both.
@@ -36,7 +37,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("what? overhead [free] [challenge] [verify] [paid], or settle")
+		return fmt.Errorf("what? overhead [free] [challenge] [verify] [paid], verify, or settle")
 	}
 	switch args[0] {
 	case "load": // the other process of a measurement
@@ -45,6 +46,8 @@ func run(ctx context.Context, args []string) error {
 		return constant(os.Stdin, os.Stderr)
 	case "settle":
 		return settle(ctx)
+	case "verify":
+		return verifyAlone(ctx)
 	case "overhead":
 		return overhead(ctx, args[1:])
 	case "paid-async", "paid-2s":
@@ -58,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(b)
 	}
-	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s and settle", args[0])
+	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s, settle and verify", args[0])
 }
 
 // report is the last line of stdout. Ratios are clawr's rate by its peer's;
@@ -67,6 +70,7 @@ type report struct {
 	FreeOverheadUs float64 `json:"free_overhead_us"`
 	FreeAllocs     float64 `json:"free_allocs"`
 	ChallengeRatio float64 `json:"challenge_ratio"`
+	VerifyPerS     float64 `json:"verify_per_s"` // with as many callers as are best for it
 	VerifyRatio    float64 `json:"verify_ratio"`
 	PaidRatio      float64 `json:"paid_ratio"`
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -195,11 +196,36 @@ func (n *node) settleTokens(ctx context.Context) (int, error) {
 	return count, nil
 }
 
+// tokenCount remembers how many tokens there are: to count them for each
+// verification would take a seventh of its time.
+type tokenCount struct {
+	mu    sync.Mutex
+	asked time.Time
+	n     int
+}
+
+// tokenAge is how long after the first token was made callers may do without.
+const tokenAge = time.Second
+
+// lately is the count of a moment ago.
+func (t *tokenCount) lately(ctx context.Context, now time.Time, count func(context.Context) (int, error)) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if age := now.Sub(t.asked); age < 0 || age >= tokenAge {
+		n, err := count(ctx)
+		if err != nil {
+			return 0, err
+		}
+		t.n, t.asked = n, now
+	}
+	return t.n, nil
+}
+
 // authorizeSettle names who asks a facilitator. Where tokens exist, one is
 // needed; where there are none, the recipients or the loopback address protect it.
 func (n *node) authorizeSettle(r *http.Request) (string, error) {
 	if r.Header.Get("Authorization") == "" {
-		if tokens, err := n.settleTokens(r.Context()); err != nil || tokens == 0 {
+		if tokens, err := n.tokens.lately(r.Context(), n.clock(), n.settleTokens); err != nil || tokens == 0 {
 			return "", err
 		}
 	}

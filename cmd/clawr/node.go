@@ -35,6 +35,7 @@ type node struct {
 	dir      *dispatch.Directory
 	dispatch *dispatch.Dispatcher
 	payments payments
+	tokens   tokenCount               // that may ask this process as a facilitator
 	watcher  *facilitator.Watcher     // of the chain that payments settles on
 	settler  *facilitator.Facilitator // in this process; nil: payments are settled elsewhere
 	segments *dataset.Cache
