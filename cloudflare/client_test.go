@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,13 @@ type answer struct {
 	body   string
 	header string // "Name: value"
 	cut    bool   // the connection ends instead
+}
+
+// calls are what it was asked, and how many answers it has left.
+func (s *script) calls() ([]string, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked), len(s.answers)
 }
 
 func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -102,8 +110,8 @@ func TestCallsAreRepeatedWhenTheyMaySucceed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			api, s := serve(t, c.answers...)
 			err := explain(api.send(t.Context(), http.MethodPut, api.account("/x"), map[string]int{"a": 1}, nil), "it did not happen")
-			if len(s.asked) != c.calls || len(s.answers) != 0 {
-				t.Errorf("%d calls, want %d: %v", len(s.asked), c.calls, s.asked)
+			if asked, left := s.calls(); len(asked) != c.calls || left != 0 {
+				t.Errorf("%d calls, want %d: %v", len(asked), c.calls, asked)
 			}
 			if c.code == "" && err != nil || c.code != "" && clawr.CodeOf(err) != c.code {
 				t.Errorf("error %v, want %q", err, c.code)
@@ -170,7 +178,8 @@ func TestCreatingTwiceMakesOne(t *testing.T) {
 				t.Errorf("%q, %v", id, err)
 			}
 			var methods []string
-			for _, a := range s.asked {
+			asked, _ := s.calls()
+			for _, a := range asked {
 				methods = append(methods, strings.Fields(a)[0])
 			}
 			if got := strings.Join(methods, " "); got != c.asked {
@@ -205,8 +214,9 @@ func TestCallsStayBelowTheRateOfTheAPI(t *testing.T) {
 func TestListsHaveAllPages(t *testing.T) {
 	api, s := serve(t, answer{200, `{"success":true,"result":[{"id":"1","title":"a"}],"result_info":{"page":1,"total_pages":2}}`, "", false},
 		answer{200, `{"success":true,"result":[{"id":"2","title":"b"}],"result_info":{"page":2,"total_pages":2}}`, "", false})
-	if id, err := api.kv(t.Context(), "b"); id != "2" || err != nil || len(s.asked) != 2 {
-		t.Errorf("%q, %v after %v", id, err, s.asked)
+	id, err := api.kv(t.Context(), "b")
+	if asked, _ := s.calls(); id != "2" || err != nil || len(asked) != 2 {
+		t.Errorf("%q, %v after %v", id, err, asked)
 	}
 }
 

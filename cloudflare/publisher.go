@@ -116,7 +116,7 @@ type State struct {
 	LedgerHome string       `json:"ledgerHome"`
 }
 
-// Dispatcher is where a dispatcher answers, and the platform token that it
+// Edge is where a dispatcher answers, and the platform token that it
 // takes orders by. Without a URL there is none yet.
 type Edge struct {
 	URL   string

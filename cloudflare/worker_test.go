@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -226,6 +227,7 @@ func TestImportsAreStreamedAndCompared(t *testing.T) {
 		"begun twice":      {end: "error", full: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex // of what follows
 			polls, got := 0, ""
 			mux := http.NewServeMux()
 			var srv *httptest.Server
@@ -235,6 +237,8 @@ func TestImportsAreStreamedAndCompared(t *testing.T) {
 				if r.Header.Get("Authorization") != "" || r.ContentLength != n {
 					t.Errorf("upload with %q, %d of %d bytes", r.Header.Get("Authorization"), n, r.ContentLength)
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if c.lose > 0 {
 					c.lose--
 					panic(http.ErrAbortHandler)
@@ -249,6 +253,8 @@ func TestImportsAreStreamedAndCompared(t *testing.T) {
 			mux.HandleFunc("POST /accounts/acc/d1/database/db/import", func(w http.ResponseWriter, r *http.Request) {
 				var in map[string]string
 				json.NewDecoder(r.Body).Decode(&in)
+				mu.Lock()
+				defer mu.Unlock()
 				result := `{"success":true,"status":"active","at_bookmark":"b1"}`
 				switch {
 				case in["action"] == "init" && !c.known:

@@ -141,6 +141,7 @@ func TestWhatCannotBePublishedLeavesWhatIsSold(t *testing.T) {
 		{"another namespace's dispatcher", []string{"CLOUDFLARE_DISPATCH_NAMESPACE=second"}, nil, "cloudflare_name_taken", 6, dispatcher},
 		{"another clawr's tenant", []string{"CLAWR_DATA=" + other}, nil, "cloudflare_name_taken", 6, []string{"deploy", next, "--tenant", "news", "--publish"}},
 		{"another tenant's host", []string{"CLAWR_DATA=" + other}, nil, "host_taken", 6, []string{"deploy", next, "--tenant", "olds", "--host", "news.example.com", "--publish"}},
+		{"another network than the dispatcher's", nil, nil, "network_unsupported", 1, append(slices.Clone(deploy), "--network", "eip155:84532")},
 		{"101 columns", nil, nil, "too_many_columns", 1, []string{"deploy", wide, "--tenant", "news", "--publish"}},
 		{"a row that D1 cannot take", nil, nil, "cloudflare_too_large", 1, []string{"deploy", long, "--tenant", "news", "--publish"}},
 		{"too many calls", nil, []fault{{Match: "PUT .*/scripts/", Kind: "429", Times: 9}}, "cloudflare_rate_limited", 1, deploy},

@@ -68,7 +68,11 @@ func edgeAsset(p *cloudflare.Publisher, namespace, network string) (a clawr.Asse
 		if err != nil {
 			return a, err
 		}
-		if up != nil && json.Unmarshal([]byte(up.Asset), &a) == nil && (network == "" || network == a.Network) {
+		if up != nil && json.Unmarshal([]byte(up.Asset), &a) == nil {
+			if network != "" && network != a.Network {
+				return a, &clawr.Error{Code: clawr.CodeNetworkUnsupported, Param: "network", Message: fmt.Sprintf("the dispatcher of %s is paid on %s, not on %s", namespace, a.Network, network),
+					Fix: "leave --network out, or clawr cloudflare-deploy-dispatcher --network " + network + " --execute"}
+			}
 			return a, nil
 		}
 	}
