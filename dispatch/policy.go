@@ -153,7 +153,7 @@ type backlog struct {
 	yielded atomic.Bool   // since the last look the queue stood back for calls
 	failing atomic.Bool   // the last payment of the queue could not be submitted
 	rate    atomic.Uint64 // settlements a second, a float64's bits; 0: not known
-	depth   atomic.Int64  // payments that wait, on all nodes
+	depth   atomic.Int64  // async payments that wait, on all nodes
 	expiry  atomic.Int64  // when the first of those that async delivered is over, unix seconds; 0: none
 }
 

@@ -409,3 +409,62 @@ func TestALeaseLivesAsLongAsItsOwner(t *testing.T) {
 		w.sold(1, 1)
 	})
 }
+
+// An owner that was away for longer than its lease finds every write fenced,
+// at whatever point it was away, and says nothing final; whoever took the work
+// over brings it to its end, once.
+func TestAPausedOwnerIsFencedOnEveryWrite(t *testing.T) {
+	engines(t, func(t *testing.T, w *world) {
+		w.policies()
+		other := w.dispatcher("node-2")
+		other.Exposure = rich
+		w.reload(other)
+		serial := 0
+		for policy, points := range map[ledger.Policy][]string{
+			ledger.SettleBeforeResponse: {"t1.after", "worker.before", "worker.after"},
+			ledger.Async:                {"t1.after", "worker.before", "worker.after"},
+			ledger.SettleFirst:          {"t1.after", "settle.after", "worker.before", "worker.after"},
+		} {
+			for _, point := range points {
+				for _, fails := range []bool{false, true} {
+					serial++
+					name := string(policy) + " away at " + point
+					q := w.payment(request{path: pathOf(policy) + "&n=" + string(rune('a'+serial))})
+					moved := len(w.till.transfers())
+					away, back := make(chan struct{}), make(chan struct{})
+					w.at(point, func() { close(away); <-back })
+					var owner *answer
+					var wg sync.WaitGroup
+					wg.Go(func() { owner = w.send(q) })
+					<-away
+					w.pass(20 * time.Second)
+					again := q
+					again.node = other
+					w.send(again).is(200, "")
+					if fails {
+						w.shop.once(func(http.ResponseWriter, *http.Request) error { return errors.New("no luck") })
+					}
+					close(back)
+					wg.Wait()
+					w.shop.once(nil)
+					if owner.Code != 503 || owner.error() != string(clawr.CodeSettlementPending) || owner.Header().Get("PAYMENT-REQUIRED") != "" {
+						t.Errorf("%s: the owner said %d %s", name, owner.Code, owner.Body)
+					}
+					if row := w.row(q); row.Epoch != 2 || row.Owner != "node-2" || row.Work != ledger.Done {
+						t.Errorf("%s: %s of %s, epoch %d", name, row.Work, row.Owner, row.Epoch)
+					}
+					if w.refund(q) != nil {
+						t.Errorf("%s: a refund is due for what was delivered", name)
+					}
+					w.send(q).is(200, "").has("X-Clawr-Replayed", "true")
+					if n := len(w.till.transfers()) - moved; n != 1 && policy != ledger.Async {
+						t.Errorf("%s: %d transfers", name, n)
+					}
+					if n, billed := w.countable(q); n != 1 || billed != price {
+						t.Errorf("%s: %d events count, %s is billed", name, n, billed)
+					}
+				}
+			}
+		}
+	})
+}

@@ -131,9 +131,9 @@ type Refund struct {
 	Tx     string
 }
 
-// Backlog is what a book has yet to settle.
+// Backlog is what a book has yet to settle of what async sold.
 type Backlog struct {
-	Depth  int64     // payments that are held or signed
+	Depth  int64     // async payments that are held or signed
 	Expiry int64     // ValidBefore of the first that async delivered and nobody submitted, unix seconds; 0: none
 	Head   time.Time // when that one was reserved
 }

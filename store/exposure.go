@@ -55,7 +55,7 @@ func expose(ctx context.Context, q querier, p *ledger.Payment) (bool, error) {
 	if err != nil || ok {
 		return ok, err
 	}
-	_, err = q.ExecContext(ctx, `UPDATE exposure SET held = held - $5 WHERE network = $1 AND asset = $2 AND pay_to = $3 AND payer = $4`,
+	_, err = q.ExecContext(ctx, `UPDATE exposure SET held = held - $5, pending = pending - 1 WHERE network = $1 AND asset = $2 AND pay_to = $3 AND payer = $4`,
 		append(seller, total, p.Amount)...)
 	return false, err
 }
@@ -65,11 +65,11 @@ func expose(ctx context.Context, q querier, p *ledger.Payment) (bool, error) {
 func hold(ctx context.Context, q querier, args []any, first bool) (bool, error) {
 	if first {
 		return changed(q.ExecContext(ctx, `
-			INSERT INTO exposure(network, asset, pay_to, payer, held, cap) VALUES ($1, $2, $3, $4, CAST($5 AS BIGINT), CAST($6 AS BIGINT))
-			ON CONFLICT (network, asset, pay_to, payer) DO UPDATE SET held = exposure.held + excluded.held, cap = `+room+` WHERE `+fits, args...))
+			INSERT INTO exposure(network, asset, pay_to, payer, held, pending, cap) VALUES ($1, $2, $3, $4, CAST($5 AS BIGINT), 1, CAST($6 AS BIGINT))
+			ON CONFLICT (network, asset, pay_to, payer) DO UPDATE SET held = exposure.held + excluded.held, pending = exposure.pending + 1, cap = `+room+` WHERE `+fits, args...))
 	}
 	return changed(q.ExecContext(ctx, `
-		UPDATE exposure SET held = held + CAST($5 AS BIGINT), cap = `+room+`
+		UPDATE exposure SET held = held + CAST($5 AS BIGINT), pending = pending + 1, cap = `+room+`
 		WHERE network = $1 AND asset = $2 AND pay_to = $3 AND payer = $4 AND `+fits, args...))
 }
 
@@ -78,12 +78,12 @@ func hold(ctx context.Context, q querier, args []any, first bool) (bool, error) 
 // uncharged is a debt if it was delivered. What a reorganisation has undone is
 // exposed again, whatever the cap says, which then keeps all others out.
 func exposed(ctx context.Context, q querier, paymentID string, money ledger.Money) error {
-	set := `held = CASE WHEN exposure.held < p.amount THEN 0 ELSE exposure.held - p.amount END`
+	set := `held = CASE WHEN exposure.held < p.amount THEN 0 ELSE exposure.held - p.amount END, pending = exposure.pending - 1`
 	switch money {
 	case ledger.Dead, ledger.Released:
 		set += `, bad_debt = exposure.bad_debt + CASE WHEN p.work = 'done' THEN p.amount ELSE 0 END`
 	case ledger.Signed:
-		set = `held = exposure.held + p.amount, cap = CASE WHEN exposure.cap < exposure.held + p.amount THEN exposure.held + p.amount ELSE exposure.cap END`
+		set = `held = exposure.held + p.amount, pending = exposure.pending + 1, cap = CASE WHEN exposure.cap < exposure.held + p.amount THEN exposure.held + p.amount ELSE exposure.cap END`
 	}
 	_, err := q.ExecContext(ctx, `UPDATE exposure SET `+set+` FROM payments p
 		WHERE p.id = $1 AND p.policy = 'async' AND exposure.network = p.network AND exposure.asset = p.asset AND exposure.pay_to = p.pay_to
@@ -137,10 +137,10 @@ func (db *DB) ExposureOf(ctx context.Context, network, asset, payTo, payer strin
 	return e, err
 }
 
-// Backlog is what waits to be settled.
+// Backlog is what async has sold and nobody has settled yet.
 func (db *DB) Backlog(ctx context.Context) (ledger.Backlog, error) {
 	var b ledger.Backlog
-	err := db.reader().QueryRowContext(ctx, `SELECT COUNT(*) FROM payments WHERE money IN('held','signed')`).Scan(&b.Depth)
+	err := db.reader().QueryRowContext(ctx, `SELECT COALESCE(CAST(SUM(pending) AS BIGINT), 0) FROM exposure WHERE payer = '`+total+`'`).Scan(&b.Depth)
 	if err != nil || b.Depth == 0 {
 		return b, err
 	}

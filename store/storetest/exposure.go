@@ -105,6 +105,9 @@ func exposureFollowsTheMoney(f *fixture) {
 		if e, all := f.exposure(buyer), f.exposure("*"); e.Held != held || e.BadDebt != debt || all.Held != held || all.BadDebt != debt {
 			f.Fatalf("%s: %+v of the payer, %+v of all, want %d held and %d lost", what, e, all, held, debt)
 		}
+		if b, err := f.Backlog(f.ctx()); err != nil || b.Depth != held/1000 {
+			f.Fatalf("%s: %d payments wait (%v), want %d", what, b.Depth, err, held/1000)
+		}
 	}
 	done := func() (ledger.Payment, ledger.Batch) {
 		p := f.async(caps)
@@ -243,7 +246,7 @@ func backlogIsListedOldestFirst(f *fixture) {
 	}
 	got, err := f.Backlog(f.ctx())
 	f.ok(err)
-	if got.Depth != 8 || got.Expiry != first.ValidBefore || !got.Head.Equal(first.Created) {
+	if got.Depth != 7 || got.Expiry != first.ValidBefore || !got.Head.Equal(first.Created) {
 		f.Errorf("backlog %+v", got)
 	}
 }
