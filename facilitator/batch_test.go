@@ -320,7 +320,7 @@ func TestMustPass19OnePayeesFloodDoesNotStarveAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.fac.AllowPayTo, w.fac.Batch, w.fac.InFlight = nil, 10, 1
-	const flood = 300
+	const flood = 150
 	var rows []ledger.Payment
 	for range flood {
 		rows = append(rows, w.reserved(w.payment()))
