@@ -59,7 +59,7 @@ func (w *world) seller(name, path string, payTo common.Address, callers int, pro
 	var earned int64
 	return &side{name: name, procs: procs,
 		jobs: func(ctx context.Context, n int) (job, error) {
-			err := w.rewind(ctx)
+			err := w.forget(ctx)
 			if err != nil {
 				return job{}, err
 			}

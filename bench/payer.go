@@ -71,6 +71,9 @@ func (w *world) purchases(ctx context.Context, addr, path string, n int) ([][]by
 		if err != nil {
 			return nil, err
 		}
+		if e, err := x402.ParseExact(paid.Payload); err == nil {
+			w.bought = append(w.bought, bought{e.From, e.Nonce})
+		}
 		list[i] = get(addr, path, "PAYMENT-SIGNATURE: "+paid.Header())
 	}
 	return list, nil

@@ -33,8 +33,7 @@ const (
 // settle measures what one signer settles: POST /settle of clawr's facilitator,
 // distinct presigned payments, each answered when its block is there; and what
 // a payment in a batch of a hundred costs beside one that has a transaction.
-// Each round has a chain of its own: a chain that is taken back is a
-// reorganisation, and clawr would settle what was lost again.
+// Each round has a chain of its own, on which nobody has paid yet.
 func settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()

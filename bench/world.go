@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
-	"github.com/ethereum/go-ethereum/common/hexutil"
+	"github.com/ethereum/go-ethereum/crypto"
 
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/e2e/anvil"
@@ -26,7 +26,7 @@ type world struct {
 	running []*process
 	payers  []*payer
 	signers []common.Address
-	origin  string // a snapshot of the chain before anybody paid
+	bought  []bought // since the token last forgot
 	blocks  context.CancelFunc
 }
 
@@ -134,41 +134,34 @@ func (w *world) signer(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := w.rewind(ctx); err != nil {
-		return "", err
-	}
-	w.signers, w.origin = append(w.signers, k.Address()), "" // the next snapshot has this one's money
+	w.signers = append(w.signers, k.Address())
 	wei := new(big.Int).Exp(big.NewInt(10), big.NewInt(21), nil)
 	return k.Reveal(), w.node.SetBalance(ctx, k.Address(), wei)
 }
 
-// rewind takes the chain back to where nobody has paid, but for the number of
-// transactions of those who settle, which they remember. For each block anvil
-// hashes everything that the token has stored, so that after a thousand
-// payments, whoever made them, the next one takes it six times as long.
-func (w *world) rewind(ctx context.Context) error {
-	nonces := make([]uint64, len(w.signers))
-	for i, who := range w.signers {
-		var err error
-		if nonces[i], err = w.node.Client.NonceAt(ctx, who); err != nil {
+// usedSlot is where the test token keeps which authorizations were used.
+const usedSlot = 4
+
+// forget takes the authorizations of what was bought so far out of the token's
+// storage. For each block anvil hashes everything that the token has stored, so
+// that after a thousand payments, whoever made them, the next one takes it six
+// times as long. The blocks stay: a chain that is taken back is a
+// reorganisation, and clawr would settle what was lost again.
+func (w *world) forget(ctx context.Context) error {
+	for _, b := range w.bought {
+		inner := crypto.Keccak256(common.LeftPadBytes(b.payer[:], 32), common.BigToHash(big.NewInt(usedSlot)).Bytes())
+		if err := w.node.Call(ctx, nil, "anvil_setStorageAt", w.asset, crypto.Keccak256Hash(b.nonce[:], inner), common.Hash{}); err != nil {
 			return err
 		}
 	}
-	if w.origin != "" {
-		var ok bool
-		if err := w.node.Call(ctx, &ok, "evm_revert", w.origin); err != nil || !ok {
-			return fmt.Errorf("take the chain back: %v, %w", ok, err)
-		}
-	}
-	if err := w.node.Call(ctx, &w.origin, "evm_snapshot"); err != nil { // a revert used it up
-		return err
-	}
-	for i, who := range w.signers {
-		if err := w.node.Call(ctx, nil, "anvil_setNonce", who, hexutil.Uint64(nonces[i])); err != nil {
-			return err
-		}
-	}
+	w.bought = nil
 	return nil
+}
+
+// bought is an authorization that was made for a server.
+type bought struct {
+	payer common.Address
+	nonce common.Hash
 }
 
 // newSeller is an address that has nothing yet.
