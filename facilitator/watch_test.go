@@ -386,3 +386,65 @@ func (w *world) reservedFirst(p *x402.PaymentPayload) ledger.Payment {
 	w.ok(err)
 	return *w.row(row.Key)
 }
+
+// That time is over is proved by a finalized block, not by the head or by a
+// clock: until then somebody may yet show a block in which it was paid.
+func TestOnlyFinalizedTimeIsProofOfDeath(t *testing.T) {
+	t.Parallel()
+	w := newAnvilWorld(t)
+	row := w.reserved(w.payment())
+	w.ok(w.db.Submit(t.Context(), row.ID, row.Epoch, "https://gone.example"))
+	w.mine(70)
+	w.ahead.Add(300)
+	w.ok(w.anvil.Call(t.Context(), nil, "evm_increaseTime", 300))
+	w.mine(1)
+	head, err := w.node.Head(t.Context())
+	w.ok(err)
+	if head.Time.Unix() <= row.ValidBefore {
+		t.Fatalf("the head is of %v", head.Time)
+	}
+	out, err := w.fac.Reconcile(t.Context(), *w.row(row.Key))
+	w.ok(err)
+	want(t, out, ledger.Unknown, "")
+	w.money(row.Key, ledger.Signed)
+	w.mine(70)
+	out, err = w.fac.Reconcile(t.Context(), *w.row(row.Key))
+	w.ok(err)
+	want(t, out, ledger.NotCharged, "")
+	if p := w.money(row.Key, ledger.Dead); p.Proof == "" {
+		t.Error("dead without proof")
+	}
+}
+
+// A process that dies while it takes evidence back, or makes it final, leaves
+// that to the next one.
+func TestTheNextWatcherFinishesWhatOneBegan(t *testing.T) {
+	t.Parallel()
+	w := newAnvilWorld(t)
+	for _, point := range []string{"unmine.before", "unmine.after", "final.before", "final.after"} {
+		v := w.watcher()
+		w.look(v)
+		row := w.reserved(w.payment())
+		want(t, w.settle(row), ledger.Settled, "")
+		w.look(v)
+		end := ledger.Signed
+		if point == "final.before" || point == "final.after" {
+			end = ledger.Final
+			w.mine(80)
+		} else {
+			w.reorg(1)
+		}
+		ctx, die := contextWithCancel(w)
+		w.at(point, die)
+		v.Look(ctx) // its book is gone with it
+		w.look(w.watcher())
+		w.money(row.Key, end)
+		want(t, w.settle(*w.row(row.Key)), ledger.Settled, "")
+		w.mine(80)
+		w.look(w.watcher())
+		w.money(row.Key, ledger.Final)
+	}
+	if got := w.units(w.payTo); got != 4000 {
+		t.Errorf("the seller has %d units", got)
+	}
+}
