@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,9 +82,9 @@ func startWorkers(script, file, dir string, n int) (list []*server, err error) {
 	}
 	end := 0
 	for range n {
-		end += strings.IndexByte(string(b[end:]), '\n') + 1
+		end += bytes.IndexByte(b[end:], '\n') + 1
 	}
-	rep, err := dataset.Ingest(context.Background(), strings.NewReader(string(b[:end])), "x.ndjson", dataset.Options{Types: map[string]dataset.Type{"zip": dataset.Text}}, dir)
+	rep, err := dataset.Ingest(context.Background(), bytes.NewReader(b[:end]), "x.ndjson", dataset.Options{Types: map[string]dataset.Type{"zip": dataset.Text}}, dir)
 	if err != nil {
 		return nil, err
 	}
