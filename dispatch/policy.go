@@ -99,8 +99,19 @@ func (d *Dispatcher) perform(ctx context.Context, c *call, p *payment, e *entry,
 		}
 		row.Work = ledger.Running
 	}
-	return d.run(ctx, c, p, e, row)
+	err := d.run(ctx, c, p, e, row)
+	if errors.Is(err, errNoTime) {
+		stop()
+		d.quit(ctx, row)
+		return d.pending(c, row, row.Tx)
+	}
+	return err
 }
+
+// errNoTime says that paid work was cut short by the route's deadline, of which
+// the settlement had taken too much: the work has not failed. A resend does it
+// again, with all of the time.
+var errNoTime = errors.New("dispatch: the settlement took the time of the work")
 
 // quit gives the lease of unfinished work up, so that a resend need not wait
 // for its end. Who has lost it already loses nothing.

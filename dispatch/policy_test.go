@@ -254,6 +254,27 @@ func TestPaidWorkThatFailsIsOwed(t *testing.T) {
 	}
 }
 
+// Work that a slow settlement left no time for has not failed: nothing is owed,
+// and the resend gets the answer.
+func TestASlowSettlementDoesNotFailTheWork(t *testing.T) {
+	w := newWorld(t)
+	w.policies()
+	w.d.Deadline = time.Second
+	q := w.payment(request{path: "/t/first/v1/records"})
+	w.at("worker.before", func() { time.Sleep(w.d.Deadline) })
+	w.shop.once(func(_ http.ResponseWriter, r *http.Request) error { <-r.Context().Done(); return r.Context().Err() })
+	w.send(q).is(503, clawr.CodeSettlementPending).has("PAYMENT-REQUIRED", "", "Retry-After", "*")
+	if r := w.refund(q); r != nil {
+		t.Fatalf("owed: %+v", r)
+	}
+	w.d.Deadline = 30 * time.Second
+	w.send(q).is(200, "")
+	w.state(q, ledger.Done, ledger.Mined)
+	if len(w.till.transfers()) != 1 {
+		t.Errorf("%d transfers", len(w.till.transfers()))
+	}
+}
+
 // Whatever point a process dies at, the buyer who comes back has paid once and
 // gets what he paid for.
 func TestACrashAtEveryPointOfSettleFirst(t *testing.T) {

@@ -133,7 +133,12 @@ func (d *Dispatcher) run(ctx context.Context, c *call, p *payment, e *entry, row
 // told that it was not charged: if somebody else has the row by now, he may
 // come to an end with it. What was settled first cannot be released.
 func (d *Dispatcher) giveUp(ctx context.Context, c *call, row *ledger.Payment, err error) error {
-	if row.Policy == ledger.SettleFirst {
+	switch {
+	case row.Policy != ledger.SettleFirst:
+	case ctx.Err() != nil && idempotent(c.Method):
+		c.ev.Countable = false
+		return errNoTime
+	default:
 		return d.owe(ctx, c, row, err)
 	}
 	c.ev.Lifecycle, c.ev.Status, c.ev.Error, c.ev.Latency = usage.Failure, statusOf(err), string(clawr.CodeOf(err)), d.now().Sub(c.start)
