@@ -26,6 +26,7 @@ type purchase struct {
 	key    *ecdsa.PrivateKey
 	auths  []*auth
 	served string // the answer
+	left   bool   // he has had enough
 }
 
 // auth is an authorization and what was said of it.
@@ -126,6 +127,7 @@ func (p *purchase) buy(ctx context.Context) {
 			return
 		}
 	}
+	p.left = true
 }
 
 // cancel takes an authorization back on the chain, after a while.

@@ -244,8 +244,10 @@ func (w *world) judge(ctx context.Context) {
 	if err != nil {
 		w.breaks("%v", err)
 	}
+	ids := map[string]string{}
 	states, policies := map[string]ledger.Money{}, map[string]ledger.Policy{}
 	for _, r := range rows {
+		ids[r.Nonce] = r.ID
 		states[r.Nonce], policies[r.Nonce] = r.Money, r.Policy
 		_, charged := w.chain.paid(key{common.HexToAddress(r.Payer), common.HexToHash(r.Nonce)})
 		if charged != (r.Money == ledger.Mined || r.Money == ledger.Final) {
@@ -281,6 +283,10 @@ func (w *world) judge(ctx context.Context) {
 				w.breaks("%s was charged, and answered 402: %s", a.nonce.Hex(), a.refused[0])
 			}
 			got := p.ask(ctx, p.path, a.payload.Header(), time.Minute)
+			if p.left && w.owed(ctx, ids[a.nonce.Hex()]) && got != nil && got.status == http.StatusBadGateway {
+				w.wrong.add("a refund is due")
+				continue
+			}
 			if got == nil || got.status != http.StatusOK || !strings.Contains(got.body, p.path[strings.Index(p.path, "/v1"):]) {
 				w.res.unserved++
 				w.breaks("%s was charged (%s), and its buyer gets %+v", a.nonce.Hex(), states[a.nonce.Hex()], got)
@@ -291,6 +297,13 @@ func (w *world) judge(ctx context.Context) {
 			w.breaks("%v was charged %d times", p, charges)
 		}
 	}
+}
+
+// owed reports whether a refund is due for a payment: it was settled first, and
+// nobody came back for the answer.
+func (w *world) owed(ctx context.Context, id string) bool {
+	r, err := w.db.Refund(ctx, id)
+	return err == nil && r != nil && r.Amount == price
 }
 
 // keyOf makes a key of the dice.
