@@ -18,19 +18,20 @@ func (w *world) audit(ctx context.Context, res *result) error {
 	if err != nil {
 		return err
 	}
-	a := auditor{res: res, book: b, ground: g, payTo: lower(w.payTo), bought: w.bought, now: time.Now()}
+	a := auditor{res: res, book: b, ground: g, payTo: lower(w.payTo), bought: w.bought, foreign: w.foreign, now: time.Now()}
 	a.run()
 	return nil
 }
 
 // auditor writes what it finds into res.
 type auditor struct {
-	res    *result
-	book   *book
-	ground *ground
-	payTo  string
-	bought []*purchase
-	now    time.Time
+	res     *result
+	book    *book
+	ground  *ground
+	payTo   string
+	bought  []*purchase
+	foreign map[string]bool // transactions of strangers
+	now     time.Time
 }
 
 func (a *auditor) run() {
@@ -168,10 +169,10 @@ func (a *auditor) events(p *row) {
 		a.breaks("I10", "%s is answered and has %d events", p.id, own)
 	}
 	wantBilled, wantAmount := 0, int64(0)
-	if p.money == "mined" || p.money == "final" || p.policy == "async" && p.work == "done" && p.money != "dead" {
+	if p.money == "mined" || p.money == "final" || p.policy == "async" && p.work == "done" && p.money != "dead" && p.money != "released" {
 		wantBilled, wantAmount = 1, p.amount // µUSD and units are the same for this token
 	}
-	if p.money == "mined" && p.work != "done" {
+	if (p.money == "mined" || p.money == "final") && p.work != "done" {
 		wantBilled, wantAmount = billed, amount // the refund's business
 	}
 	if billed != wantBilled || amount != wantAmount {
@@ -194,7 +195,7 @@ func (a *auditor) batches() {
 		}
 	}
 	for k, used := range a.ground.used {
-		if !a.book.txs[used.tx] {
+		if !a.book.txs[used.tx] && !a.foreign[used.tx] {
 			a.breaks("I7", "%s was charged by %s, which no batch has", k.nonce, used.tx)
 		}
 		if a.book.byKey[k] == nil {

@@ -182,10 +182,11 @@ func (w *world) each(ctx context.Context, query string, row func(scanner) error)
 	return rows.Err()
 }
 
-// open says what the book has not brought to an end; empty: nothing.
-func (w *world) open(ctx context.Context) (string, error) {
+// open says what the book has in some states, which are not yet the end, and
+// which batches are in no block; empty: nothing.
+func (w *world) open(ctx context.Context, states ...string) (string, error) {
 	var list []string
-	err := w.each(ctx, `SELECT id, policy, work, money, epoch FROM payments WHERE money IN('held','signed') ORDER BY id`, func(scan scanner) error {
+	err := w.each(ctx, `SELECT id, policy, work, money, epoch FROM payments WHERE money IN('`+strings.Join(states, `','`)+`') ORDER BY id`, func(scan scanner) error {
 		var id, policy, work, money string
 		var epoch int64
 		err := scan(&id, &policy, &work, &money, &epoch)

@@ -78,36 +78,15 @@ func (w *world) run(ctx context.Context, k kill) (result, error) {
 	return res, w.audit(ctx, &res)
 }
 
-// stream has callers buy until the server is dead, or has served them all.
+// stream sells, and waits for the server's end.
 func (w *world) stream(ctx context.Context, k kill, r *rand.Rand, res *result) error {
 	if k.Point == "" {
 		wait := time.Duration(r.Int64N(int64(400 * time.Millisecond)))
 		timer := time.AfterFunc(wait, func() { _ = w.srv.cmd.Process.Kill() })
 		defer timer.Stop()
 	}
-	var mu sync.Mutex
-	var left atomic.Int64
-	left.Store(int64(k.Calls))
-	var wg sync.WaitGroup
-	for range k.Concurrent {
-		wg.Go(func() {
-			for left.Add(-1) >= 0 && !w.srv.dead() && ctx.Err() == nil {
-				mu.Lock()
-				p := &purchase{policy: k.Policy, url: w.url(k.Policy, 1+r.IntN(5)), key: w.buyers[r.IntN(len(w.buyers))]}
-				mu.Unlock()
-				if err := p.ask(ctx, w.client); err != nil {
-					continue // nothing is signed
-				}
-				mu.Lock()
-				w.bought = append(w.bought, p)
-				mu.Unlock()
-				_, _ = p.send(ctx, w.client) // a lost answer is what this is about
-			}
-		})
-	}
-	wg.Wait()
-	if k.Point == "" {
-		return ctx.Err()
+	if err := w.sell(ctx, k, r); err != nil || k.Point == "" {
+		return err
 	}
 	// What goes on after the answers, such as finality, is waited for a little.
 	select {
@@ -116,6 +95,38 @@ func (w *world) stream(ctx context.Context, k kill, r *rand.Rand, res *result) e
 		res.Missed = true
 	}
 	return ctx.Err()
+}
+
+// sell has callers buy until the server is dead, or has served them all.
+func (w *world) sell(ctx context.Context, k kill, r *rand.Rand) error {
+	var mu sync.Mutex
+	var left atomic.Int64
+	left.Store(int64(k.Calls))
+	var wg sync.WaitGroup
+	for range k.Concurrent {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 && !w.srv.dead() && ctx.Err() == nil {
+				mu.Lock()
+				p := w.purchase(k.Policy, r)
+				mu.Unlock()
+				if err := p.ask(ctx, w.client); err != nil {
+					continue // nothing is signed
+				}
+				w.selling.Lock()
+				p.signed = append(p.signed, p.last())
+				w.bought = append(w.bought, p)
+				w.selling.Unlock()
+				_, _ = p.send(ctx, w.client) // a lost answer is what this is about
+			}
+		})
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+// purchase is one that a buyer is about to make.
+func (w *world) purchase(policy string, r *rand.Rand) *purchase {
+	return &purchase{policy: policy, url: w.url(policy, 1+r.IntN(5)), key: w.buyers[r.IntN(len(w.buyers))], ahead: &w.ahead}
 }
 
 // patience is how long a failpoint may be reached after the last answer: what
@@ -194,7 +205,7 @@ func (w *world) resend(ctx context.Context, list []*purchase, again bool, res *r
 // reconcile waits until the book has nothing open, and tells what is left.
 func (w *world) reconcile(ctx context.Context) (open string, err error) {
 	for {
-		if open, err = w.open(ctx); err != nil || open == "" || time.Since(w.since) > giveUp {
+		if open, err = w.open(ctx, "held", "signed"); err != nil || open == "" || time.Since(w.since) > giveUp {
 			return open, err
 		}
 		time.Sleep(20 * time.Millisecond)

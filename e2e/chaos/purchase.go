@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -22,8 +23,10 @@ type purchase struct {
 	policy string
 	url    string
 	key    *ecdsa.PrivateKey
+	ahead  *atomic.Int64 // seconds by which the chain's clock is ahead of ours
 	auths  []*authorization
-	body   [32]byte // SHA-256 of the answer
+	signed []*authorization // the first of them, for who watches meanwhile
+	body   [32]byte         // SHA-256 of the answer
 	served bool
 	faults []string // what no answer may be
 }
@@ -31,6 +34,7 @@ type purchase struct {
 // authorization is a payment that was signed, and what was said of it.
 type authorization struct {
 	header  string
+	payload *x402.PaymentPayload
 	payer   common.Address
 	nonce   common.Hash
 	status  int // of the last answer; 0: none arrived
@@ -48,11 +52,11 @@ func (p *purchase) sign(header string) error {
 	}
 	a := &authorization{payer: crypto.PubkeyToAddress(p.key.PublicKey)}
 	rand.Read(a.nonce[:])
-	signed, err := x402.Pay(p.key, required, &required.Accepts[0], a.nonce, time.Now())
+	signed, err := x402.Pay(p.key, required, &required.Accepts[0], a.nonce, time.Now().Add(time.Duration(p.ahead.Load())*time.Second))
 	if err != nil {
 		return err
 	}
-	a.header = signed.Header()
+	a.header, a.payload = signed.Header(), signed
 	p.auths = append(p.auths, a)
 	return nil
 }
@@ -79,10 +83,7 @@ func (p *purchase) send(ctx context.Context, client *http.Client) (done bool, er
 	}
 	a.status = status
 	if r, err := x402.ParseResponse(header.Get(x402.HeaderResponse)); err == nil && r.Transaction != "" {
-		if status == http.StatusOK && a.tx != "" && a.tx != r.Transaction {
-			p.fault("I2", "settled by %s and by %s", a.tx, r.Transaction)
-		}
-		a.tx = r.Transaction
+		a.tx = r.Transaction // a later one may be another: of higher fees, or after a reorganisation
 	}
 	switch status {
 	case http.StatusOK:
@@ -94,6 +95,9 @@ func (p *purchase) send(ctx context.Context, client *http.Client) (done bool, er
 		return true, nil
 	case http.StatusPaymentRequired:
 		a.refused = true
+		if len(p.auths) == 10 { // he has no money, and sees it
+			return true, nil
+		}
 		return false, p.sign(header.Get(x402.HeaderRequired))
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		return false, nil

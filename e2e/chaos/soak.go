@@ -105,7 +105,7 @@ func (s *soaking) run(ctx context.Context, rate int, length, every time.Duration
 		case <-ctx.Done():
 		}
 		for due := int64(time.Since(began).Seconds() * float64(rate)); s.res.Calls < due; s.res.Calls++ {
-			p := &purchase{policy: "async", url: s.w.url("async", 1+r.IntN(5)), key: s.w.buyers[r.IntN(len(s.w.buyers))]}
+			p := s.w.purchase("async", r)
 			buyers.Go(func() { s.buy(ctx, p) })
 		}
 	}
@@ -220,7 +220,7 @@ func (s *soaking) look(ctx context.Context) error {
 // drain waits until everything is charged.
 func (s *soaking) drain(ctx context.Context) error {
 	for end := time.Now().Add(6 * time.Minute); ; time.Sleep(time.Second) {
-		open, err := s.w.open(ctx)
+		open, err := s.w.open(ctx, "held", "signed")
 		if err != nil || open == "" {
 			return err
 		}

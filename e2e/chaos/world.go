@@ -11,7 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -44,9 +47,13 @@ type world struct {
 	base   string    // URL of the database; empty: SQLite
 	drop   func() error
 	caps   []string
-	db     *sql.DB // open while the server is up
-	bought []*purchase
-	kills  int
+	db     *sql.DB      // open while the server is up
+	ahead  atomic.Int64 // seconds by which the chain's clock is ahead
+	// selling is held while purchases are made: bought, and what was signed.
+	selling sync.Mutex
+	bought  []*purchase
+	foreign map[string]bool // transactions of strangers
+	kills   int
 }
 
 // price of a call, in µUSD and in units of the token.
@@ -60,6 +67,7 @@ const serverDeadline = 5 * time.Second
 type worldOptions struct {
 	chain anvil.Options
 	caps  []string // the server's flags for async
+	final int      // a block is final when twice as many follow it
 }
 
 // smallCaps let a payer have some calls on credit, and then no more.
@@ -67,7 +75,7 @@ var smallCaps = []string{"--async-credit", "0.02", "--async-payer-cap", "0.05", 
 
 // newWorld starts a chain and a server with an API for every policy.
 func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) (_ *world, err error) {
-	w := &world{engine: engine, bin: bin, caps: opt.caps, client: &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	w := &world{engine: engine, bin: bin, caps: opt.caps, foreign: map[string]bool{}, client: &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -82,7 +90,7 @@ func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) 
 			return nil, err
 		}
 	}
-	opt.chain.Args = append(opt.chain.Args, "--slots-in-an-epoch", "1") // a block is final two blocks later
+	opt.chain.Args = append(opt.chain.Args, "--slots-in-an-epoch", strconv.Itoa(max(opt.final, 1)))
 	if w.node, err = anvil.Start(ctx, opt.chain); err != nil {
 		return nil, err
 	}
@@ -107,6 +115,10 @@ func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) 
 		if err := w.node.Fund(ctx, crypto.PubkeyToAddress(key.PublicKey), nil, 1_000_000_000_000); err != nil {
 			return nil, err
 		}
+	}
+	// What there is so far is not to be taken back.
+	if err := w.mine(ctx, 3*chainDepth); err != nil {
+		return nil, err
 	}
 	if err := w.up(""); err != nil {
 		return nil, err
