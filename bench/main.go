@@ -7,6 +7,7 @@
 //	go run ./bench paid-2s                   settled before the answer, with a block every 2 s; -callers 2048
 //	go run ./bench settle                    payments that one signer settles
 //	go run ./bench verify                    POST /verify alone, beside the official facilitator
+//	go run ./bench two-node                  two nodes on one Postgres beside one; -in-flight 256
 //
 // Tables and profiles go to stderr, one JSON object is the last line of stdout.
 // It wants bin/clawr and e2e/node_modules: make bench-overhead sees to both.
@@ -48,6 +49,12 @@ func run(ctx context.Context, args []string) error {
 		return settle(ctx)
 	case "verify":
 		return verifyAlone(ctx)
+	case "two-node":
+		r, err := twoNodes(ctx, args[1:])
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(r)
 	case "overhead":
 		return overhead(ctx, args[1:])
 	case "paid-async", "paid-2s":
@@ -61,7 +68,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(b)
 	}
-	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s, settle and verify", args[0])
+	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s, settle, verify and two-node", args[0])
 }
 
 // report is the last line of stdout. Ratios are clawr's rate by its peer's;

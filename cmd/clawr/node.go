@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -171,7 +172,7 @@ func (n *node) assemble(ctx context.Context) error {
 	n.dispatch = &dispatch.Dispatcher{
 		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Charged: n.db, Queue: n.db, Quotas: n.db,
 		Limiter: new(meter.Limiter), Usage: n.usage, Log: n.log, Asset: n.set.asset, Quotes: quotes, Salt: salt[0].Value,
-		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: 4096, Failpoint: failpoint(), Docs: docsURL, Exposure: n.set.exposure,
+		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: cmp.Or(n.set.inFlight, defaultInFlight), Failpoint: failpoint(), Docs: docsURL, Exposure: n.set.exposure,
 	}
 	if n.payments != nil {
 		n.dispatch.Payments = n.payments

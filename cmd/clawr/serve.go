@@ -34,7 +34,11 @@ type serveFlags struct {
 	asyncTotal      string
 	asyncCredit     string
 	deadline        time.Duration
+	inFlight        int64
 }
+
+// defaultInFlight is how many paid calls a node has in work at a time.
+const defaultInFlight = 4096
 
 func newServe(e *env) *cobra.Command {
 	f := &serveFlags{}
@@ -63,6 +67,7 @@ facilitators named with --facilitator-url, in order.`,
 	fl.StringVar(&f.asyncPayer, "async-payer-cap", defaultAsyncPayer, "`USD` that async tenants deliver to one payer before it is charged, at most")
 	fl.StringVar(&f.asyncTotal, "async-total-cap", defaultAsyncTotal, "`USD` of all payers of one pay-to address together")
 	fl.StringVar(&f.asyncCredit, "async-credit", "0", "`USD` of it that a payer has before any payment of his is final")
+	fl.Int64Var(&f.inFlight, "max-in-flight", defaultInFlight, "paid calls that are in work at a time; more are answered 503, not charged")
 	fl.DurationVar(&f.deadline, "deadline", 30*time.Second, "time that a call may take, settlement included")
 	return cmd
 }

@@ -38,6 +38,7 @@ type settings struct {
 	openReports bool // analytics need no token
 	exposure    ledger.Exposure
 	deadline    time.Duration
+	inFlight    int64 // paid calls in work at a time; 0: defaultInFlight
 }
 
 // gasOfTransfer is what the signer must be able to pay for before a node
@@ -70,6 +71,9 @@ func (e *env) settings(ctx context.Context, f *serveFlags, log *slog.Logger) (*s
 		if s.payTo, err = clawr.CheckAddress(f.payTo); err != nil {
 			return nil, withParam(err, "pay-to")
 		}
+	}
+	if s.inFlight = f.inFlight; s.inFlight < 0 {
+		return nil, &clawr.Error{Code: clawr.CodeUsage, Param: "max-in-flight", Message: "--max-in-flight is below 0", Fix: "--max-in-flight 4096"}
 	}
 	if f.deadline < 2*time.Second || f.deadline > 10*time.Minute {
 		return nil, &clawr.Error{Code: clawr.CodeUsage, Param: "deadline", Message: "--deadline is not between 2s and 10m", Fix: "--deadline 30s"}

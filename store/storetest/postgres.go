@@ -78,6 +78,17 @@ func Schema(admin string) (database string, drop func() error, err error) {
 	return u.String(), func() error { return adminExec(admin, `DROP SCHEMA `+name+` CASCADE`) }, nil
 }
 
+// Start starts a server for a program that is no test, and gives the URL of an
+// empty database. Its data is worth nothing: it never syncs.
+func Start() (url string, stop func(), err error) {
+	c := &throwaway{}
+	if url, err = c.start(); err != nil {
+		c.stop()
+		return "", nil, err
+	}
+	return url, c.stop, nil
+}
+
 func adminExec(admin, statement string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
