@@ -56,10 +56,14 @@ func parseEntry(b []byte) (entry, error) {
 	return e, nil
 }
 
-// entryOf is a tenant's own part of an entry.
-func entryOf(t clawr.Tenant) (entry, error) {
+// entryOf is a tenant's own part of an entry, and how it is asked, if that is
+// known.
+func entryOf(t clawr.Tenant, discovery any) (entry, error) {
 	t.WorkerName = WorkerName(&t)
-	b, err := json.Marshal(t)
+	b, err := json.Marshal(struct {
+		clawr.Tenant
+		Discovery any `json:"discovery,omitempty"`
+	}{t, discovery})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +109,7 @@ func (p *Publisher) succeed(now, was entry) (old []entry) {
 		if was.number("version") != now.number("version") {
 			last := entry{}
 			for k, v := range was {
-				if k != "previous" && k != "revision" && k != "hosts" {
+				if k != "previous" && k != "revision" && k != "hosts" && k != "discovery" {
 					last[k] = v
 				}
 			}

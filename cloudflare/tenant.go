@@ -19,7 +19,10 @@ type TenantSpec struct {
 	Rows      []byte   // rows.ndjson; empty when the rows are in Import
 	Import    *Import  // fills a D1 database; nil for a small dataset
 	CursorKey string   // hex
-	Edge      Edge     // of the namespace's dispatcher
+	// Discovery, if set, is how a path is asked, for those who list APIs: an
+	// object with path and bazaar, which that path's challenges carry.
+	Discovery any
+	Edge      Edge // of the namespace's dispatcher
 }
 
 // keepFor is how long a version that is not sold any more can still be asked
@@ -68,7 +71,7 @@ func (p *Publisher) PlanTenant(ctx context.Context, s TenantSpec) (*Plan, error)
 	if err := p.planWorker(ctx, plan, &s, db); err != nil {
 		return nil, err
 	}
-	now, err := entryOf(s.Tenant)
+	now, err := entryOf(s.Tenant, s.Discovery)
 	if err != nil {
 		return nil, err
 	}

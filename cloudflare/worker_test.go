@@ -310,7 +310,7 @@ func TestVersionsStayUntilNobodyAsksForThem(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	p := &Publisher{Now: func() time.Time { return now }}
 	version := func(n int64) entry {
-		e, err := entryOf(clawr.Tenant{ID: "tnt_1", Slug: "acme", Status: clawr.StatusActive, Version: n, Hosts: []string{}})
+		e, err := entryOf(clawr.Tenant{ID: "tnt_1", Slug: "acme", Status: clawr.StatusActive, Version: n, Hosts: []string{}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -44,6 +44,11 @@ func (e *env) tenantSpec(p *cloudflare.Publisher, t clawr.Tenant, path string, f
 	if s.Manifest, err = h.EdgeManifest(); err != nil {
 		return s, nil, err
 	}
+	path, bazaar, err := h.Discovery()
+	if err != nil {
+		return s, nil, err
+	}
+	s.Discovery = map[string]any{"path": path, "bazaar": bazaar}
 	if !seg.EdgeLarge() {
 		var rows bytes.Buffer
 		err = seg.WriteRows(&rows)
