@@ -1,0 +1,72 @@
+package facilitator
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/402claw/clawr"
+)
+
+// money remembers whether an account can pay for gas.
+type money struct {
+	mu    sync.Mutex
+	err   error     // why it cannot
+	asked time.Time // local
+}
+
+// How long an account is believed to have money, and to have none.
+const (
+	fundsAge = 30 * time.Second
+	brokeAge = 2 * time.Second
+)
+
+// check is an error while the account cannot pay for gas.
+func (m *money) check(ctx context.Context, s *settler) error {
+	now := s.f.now()
+	m.mu.Lock()
+	err, age := m.err, now.Sub(m.asked)
+	m.mu.Unlock()
+	if age < 0 || age > fundsAge || err != nil && age > brokeAge {
+		if err = s.from.Affords(ctx, s.f.gas(true)); err != nil && clawr.CodeOf(err) != clawr.CodeUnfunded {
+			return down("the chain cannot be asked just now", err)
+		}
+		m.mu.Lock()
+		m.err, m.asked = err, now
+		m.mu.Unlock()
+	}
+	if err != nil {
+		return down("the facilitator cannot pay for gas", err)
+	}
+	return nil
+}
+
+// heard notes what a node said of the account's money.
+func (m *money) heard(err error) {
+	if clawr.CodeOf(err) != clawr.CodeUnfunded {
+		return
+	}
+	m.mu.Lock()
+	m.err = err
+	m.mu.Unlock()
+}
+
+// short reports whether the account had no money when it was last asked.
+func (m *money) short() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err != nil
+}
+
+// funds answers for all accounts.
+type funds struct{}
+
+// check is an error while none of the accounts can pay for gas.
+func (funds) check(ctx context.Context, f *Facilitator) (err error) {
+	for _, s := range f.settlers() {
+		if err = s.money.check(ctx, s); err == nil {
+			return nil
+		}
+	}
+	return err
+}
