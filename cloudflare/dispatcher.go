@@ -2,6 +2,7 @@ package cloudflare
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -73,7 +74,8 @@ func (p *Publisher) PlanDispatcher(ctx context.Context, s DispatcherSpec) (*Plan
 		return nil, err
 	}
 	plan.willUpload(w)
-	if directory.id != "" && events.id != "" && old.unchanged(w.Hash(), given) {
+	unchanged := directory.id != "" && events.id != "" && old.unchanged(w.Hash(), given)
+	if unchanged {
 		plan.keep("Worker "+s.Script, describe(w))
 	} else {
 		plan.add("upload", "Worker "+s.Script, describe(w), func(ctx context.Context) error {
@@ -87,7 +89,32 @@ func (p *Publisher) PlanDispatcher(ctx context.Context, s DispatcherSpec) (*Plan
 	if err := p.planAddress(ctx, plan, s); err != nil {
 		return nil, err
 	}
+	if unchanged {
+		return plan, p.planNote(plan, w, Upload{URL: plan.URL, Serves: s.Namespace, Asset: s.Vars["ASSET"]})
+	}
 	return plan, nil
+}
+
+// planNote plans that an upload which is there is remembered: the answer to it
+// may have been lost, or its address may be another now.
+func (p *Publisher) planNote(plan *Plan, w *Worker, u Upload) error {
+	hash := w.Hash()
+	last, err := p.Shelf.Serving(p.API.Account, u.Serves)
+	if err != nil || last != nil && last.Script == w.Name && last.Bundle == hash && last.URL == u.URL {
+		return err
+	}
+	plan.add("note", "Worker "+w.Name, "in the data directory", func(context.Context) error {
+		if _, err := p.Shelf.Keep(w); err != nil {
+			return err
+		}
+		return p.note(w, hash, u)
+	})
+	return nil
+}
+
+func (p *Publisher) note(w *Worker, hash string, u Upload) error {
+	u.At, u.Account, u.Script, u.Bundle = p.Now().UTC(), p.API.Account, w.Name, hash
+	return p.Shelf.Note(u)
 }
 
 // worker is the dispatcher as it is uploaded, without migrations and tags.
@@ -160,11 +187,18 @@ func (p *Publisher) put(ctx context.Context, w *Worker, secrets string, u Upload
 		return err
 	}
 	w.Metadata.Tags = tags(hash, secrets, tagNamespace+u.Serves)
-	if err := p.API.upload(ctx, w); err != nil {
+	err = p.API.upload(ctx, w)
+	if f, ok := errors.AsType[*failure](err); ok && f.has(apiTagPre) && w.Metadata.Migrations != nil {
+		// The first answer was lost, and the classes are there already.
+		if tag, terr := p.API.migrationTag(ctx, w.Name); terr == nil && tag == w.Metadata.Migrations.NewTag {
+			w.Metadata.Migrations = nil
+			err = p.API.upload(ctx, w)
+		}
+	}
+	if err != nil {
 		return err
 	}
-	u.At, u.Account, u.Script, u.Bundle = p.Now().UTC(), p.API.Account, w.Name, hash
-	return p.Shelf.Note(u)
+	return p.note(w, hash, u)
 }
 
 // planAddress plans that requests reach the dispatcher.

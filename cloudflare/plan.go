@@ -22,7 +22,7 @@ type Plan struct {
 
 // Step is one change.
 type Step struct {
-	Do     string `json:"do"`               // create, upload, import, write, tell, delete, or keep for what is there already
+	Do     string `json:"do"`               // create, upload, import, write, tell, delete, note, or keep for what is there already
 	What   string `json:"what"`             // such as: KV namespace clawr-directory-prod
 	Detail string `json:"detail,omitempty"` // such as: 6 modules, 31 KB compressed
 	run    func(context.Context) error

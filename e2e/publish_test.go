@@ -164,7 +164,9 @@ func TestWhatCannotBePublishedLeavesWhatIsSold(t *testing.T) {
 	// And the other way round: what the edge sells for, a node does not.
 	p.must("deploy", next, "--tenant", "paid", "--price", "0.01", "--x402", "--pay-to", "0x00000000000000000000000000000000000000b2", "--publish")
 	p.refused(p.env, "ledger_home_conflict", 6, "deploy", next, "--tenant", "paid2", "--price", "0.01", "--x402", "--pay-to", "0x00000000000000000000000000000000000000B2")
-	// What failed above succeeds when nothing is in its way.
+	// What failed above succeeds when nothing is in its way for long.
+	second := 1
+	p.like.fail(t, fault{Match: "PUT .*/scripts/", Kind: "429", RetryAfter: &second, Times: 1}, fault{Match: "PUT .*/scripts/", Kind: "html", Times: 1}, fault{Match: "PUT .*/bulk", Kind: "500", Times: 2})
 	p.must(deploy...)
 	p.sells("news", 2)
 }
@@ -224,6 +226,43 @@ func TestACutConnectionLeavesNothingHalfPublished(t *testing.T) {
 			}
 			p.sells("news", n)
 		})
+	}
+}
+
+// A deployment of the dispatcher that is cut anywhere is finished by the same
+// command, and nothing is made twice.
+func TestACutDispatcherDeploymentIsFinished(t *testing.T) {
+	t.Parallel()
+	p := newPress(t)
+	n := 0
+	for _, step := range []string{"^POST .*/dispatch/namespaces$", "^POST .*/kv/namespaces$", "^POST .*/d1/database$", "^PUT .*/workers/scripts/[^/]*$", "^POST .*/subdomain$"} {
+		for _, kind := range []string{"cut", "cut-after"} {
+			n++
+			args := []string{"cloudflare-deploy-dispatcher", "--script-name", fmt.Sprintf("dispatcher-%d", n), "--dispatch-namespace", fmt.Sprintf("space-%d", n), "--execute"}
+			p.like.fail(t, fault{Match: step, Kind: kind, Times: 3})
+			_, errs, code := run(t, p.env, args...)
+			if found := code == 0 && kind == "cut-after"; !found && code != 3 {
+				t.Errorf("%s %s: exit %d\n%s", step, kind, code, errs)
+			}
+			p.like.fail(t)
+			p.must(args...)
+			if status := p.must("cloudflare-status", "--dispatch-namespace", args[4], "--json"); !strings.Contains(status, `"url":"`+p.like.edge+`"`) {
+				t.Errorf("%s %s: it is not remembered where the dispatcher is: %s", step, kind, status)
+			}
+			if _, errs, _ := run(t, p.env, args...); !strings.Contains(errs, "nothing to change") {
+				t.Errorf("%s %s: after it was finished there is something to do: %s", step, kind, errs)
+			}
+		}
+	}
+	var account struct {
+		Scripts, Namespaces map[string]any
+		KV                  map[string]struct{ Title string }
+		D1                  map[string]struct{ Name string }
+	}
+	p.like.control(t, "account", nil, &account)
+	// The first dispatcher's are there as well, and somebody else's Worker.
+	if len(account.Scripts) != n+2 || len(account.Namespaces) != n+1 || len(account.KV) != n+1 || len(account.D1) != n+1 {
+		t.Errorf("%d Workers, %d namespaces, %d KV namespaces and %d databases for %d dispatchers", len(account.Scripts), len(account.Namespaces), len(account.KV), len(account.D1), n+1)
 	}
 }
 
