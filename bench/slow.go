@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,15 +57,16 @@ func paid2s(ctx context.Context, args []string, out *bursts) (err error) {
 		if err != nil {
 			return err
 		}
-		r, cpu, err := w.slow(ctx, sellers[1], "/data", n, max(2*n, 128), true, theirs, facilitator)
+		r, cpu, err := w.slow(ctx, sellers[1], "/data", n, max(2*n, 64), true, theirs, facilitator)
 		if err != nil {
 			return fmt.Errorf("TypeScript: %w", err)
 		}
 		row("TypeScript", n, r, cpu)
 		best = max(best, r.perSecond())
 	}
-	for _, p := range []*process{theirs, facilitator} {
-		p.stop() // it is clawr's turn
+	for _, p := range []*process{theirs, facilitator} { // it is clawr's turn
+		p.stop()
+		w.running = slices.DeleteFunc(w.running, func(q *process) bool { return q == p })
 	}
 	ours, err := w.serve(ctx, sellers[0], nil)
 	if err != nil {
