@@ -201,12 +201,14 @@ func (w *world) down() {
 	w.client.CloseIdleConnections()
 }
 
+// openDB reads past the server, and only reads: whoever closes a database that
+// was crashed in writes its log into it, behind the server's back.
 func (w *world) openDB() (err error) {
 	w.closeDB()
 	if w.base != "" {
 		w.db, err = sql.Open("pgx", w.base)
 	} else {
-		w.db, err = sql.Open("sqlite", "file:"+filepath.Join(w.data, "clawr.db")+"?_pragma=busy_timeout(10000)&_pragma=query_only(1)")
+		w.db, err = sql.Open("sqlite", "file:"+filepath.Join(w.data, "clawr.db")+"?mode=ro&_pragma=busy_timeout(10000)")
 	}
 	return err
 }
