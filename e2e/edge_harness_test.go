@@ -31,10 +31,11 @@ import (
 
 // edgeBundles builds the edge's Workers once for all tests.
 var edgeBundles = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "clawr-edge-")
+	path, err := binary() // whose directory goes when the tests are over
 	if err != nil {
 		return "", err
 	}
+	dir := filepath.Join(filepath.Dir(path), "edge")
 	out, err := exec.Command("node", filepath.Join("edge", "build.mjs"), dir).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build of the edge: %w\n%s", err, out)
