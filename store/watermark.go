@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -136,17 +135,6 @@ func headLost(db head, kept *head) error {
 		return fmt.Errorf("commit %d of the database is not the one that was acknowledged: it is an older copy", db.seq)
 	}
 	return nil
-}
-
-// removeGuards forgets what is remembered of the database at path.
-func removeGuards(path string) error {
-	var errs []error
-	for _, suffix := range []string{headSuffix, sumsSuffix} {
-		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // The files beside a database.
