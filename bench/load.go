@@ -23,6 +23,7 @@ type job struct {
 	Addr     string
 	Callers  int
 	Requests [][]byte
+	Lanes    bool          // caller i of n sends the requests i, i+n, i+2n, … in this order
 	Repeat   time.Duration // send Requests[0] again and again for so long
 	Status   int           // that a good answer has
 	Contains string        // that a good answer's body has somewhere
@@ -85,11 +86,16 @@ func load(in io.Reader, out io.Writer) error {
 	start := time.Now()
 	until := start.Add(j.Repeat)
 	var wait sync.WaitGroup
-	for _, c := range callers {
+	for i, c := range callers {
 		wait.Go(func() {
-			for {
+			for turn := i; ; turn += len(callers) {
 				request := j.Requests[0]
-				if j.Repeat == 0 {
+				if j.Lanes {
+					if turn >= len(j.Requests) {
+						return
+					}
+					request = j.Requests[turn]
+				} else if j.Repeat == 0 {
 					n := next.Add(1) - 1
 					if n >= int64(len(j.Requests)) {
 						return

@@ -5,6 +5,7 @@
 //	go run ./bench overhead verify paid      some of it
 //	go run ./bench paid-async                a burst that is answered first and settled later; -seconds 60
 //	go run ./bench paid-2s                   settled before the answer, with a block every 2 s; -callers 2048
+//	go run ./bench vouchers                  calls paid by voucher, on 64 channels
 //	go run ./bench settle                    payments that one signer settles
 //	go run ./bench verify                    POST /verify alone, beside the official facilitator
 //	go run ./bench two-node                  two nodes on one Postgres beside one; -in-flight 256
@@ -47,6 +48,8 @@ func run(ctx context.Context, args []string) error {
 		return constant(os.Stdin, os.Stderr)
 	case "settle":
 		return settle(ctx)
+	case "vouchers":
+		return vouchers(ctx)
 	case "verify":
 		return verifyAlone(ctx)
 	case "two-node":
@@ -68,7 +71,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(b)
 	}
-	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s, settle, verify and two-node", args[0])
+	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s, settle, two-node, verify and vouchers", args[0])
 }
 
 // report is the last line of stdout. Ratios are clawr's rate by its peer's;

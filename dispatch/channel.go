@@ -186,7 +186,12 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 		return &clawr.Error{Code: x402.ReasonChannelBusy, Status: http.StatusServiceUnavailable, Message: "another call draws on this channel", Fix: "send the same payment again", RetryAfter: time.Second}
 	}
 	defer unlock()
-	if p.channel.Kind != x402.ChannelRefund {
+	var err error
+	if c.kept, err = d.Till.Channels.Channel(ctx, p.channel.Voucher.Channel.Hex()); err != nil {
+		return lookupFailed(err)
+	}
+	// A voucher above what was charged has bought nothing yet.
+	if p.channel.Kind != x402.ChannelRefund && c.kept != nil && p.channel.Voucher.MaxClaimable <= c.kept.Charged+c.kept.Forfeited {
 		v, answer, err := d.Till.Channels.Voucher(ctx, p.channel.Voucher.Channel.Hex(), p.channel.Voucher.MaxClaimable)
 		switch {
 		case err != nil:
@@ -195,7 +200,7 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 			// Somebody else's, or of a client that has lost count: it cannot be charged
 			// again, so that it is told where the channel stands.
 			if row := v.Payment(p.key); d.mayHave(c, p, &row) {
-				return d.bought(ctx, c, p, v, answer)
+				return d.bought(c, p, v, answer)
 			}
 		}
 	}
@@ -209,16 +214,10 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 }
 
 // bought answers with what a voucher has bought, whoever may have it.
-func (d *Dispatcher) bought(ctx context.Context, c *call, p *payment, v *ledger.Voucher, answer *ledger.Answer) error {
+func (d *Dispatcher) bought(c *call, p *payment, v *ledger.Voucher, answer *ledger.Answer) error {
 	row := v.Payment(p.key)
-	kept, err := d.Till.Channels.Channel(ctx, v.Channel)
-	if err != nil {
-		return lookupFailed(err)
-	}
 	c.stored = answer
-	if kept != nil {
-		c.extra = chargedExtra(v.Amount, kept)
-	}
+	c.extra = chargedExtra(v.Amount, c.kept)
 	return d.standing(c, p, &row)
 }
 
@@ -363,10 +362,7 @@ func (d *Dispatcher) voucher(c *call, p *payment, e *entry, exact x402.Requireme
 // funded gives the channel of p as it is, after a deposit that p brings. nil
 // without an error means that c was answered.
 func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402.Requirements) (*ledger.Channel, error) {
-	ch, err := d.Till.Channels.Channel(ctx, p.channel.Voucher.Channel.Hex())
-	if err != nil {
-		return nil, lookupFailed(err)
-	}
+	ch := c.kept
 	deposit := p.channel.Kind == x402.ChannelDeposit
 	switch {
 	case deposit:
@@ -389,10 +385,12 @@ func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402
 			return nil, d.refuse(c, v.InvalidReason, "the voucher was refused")
 		}
 	}
-	if deposit || d.asked(p, ch) {
-		if ch, err = d.sync(ctx, p); err != nil {
-			return nil, unavailable(err)
-		}
+	if !deposit && !d.asked(p, ch) {
+		return ch, nil
+	}
+	ch, err := d.sync(ctx, p)
+	if err != nil {
+		return nil, unavailable(err)
 	}
 	return ch, nil
 }

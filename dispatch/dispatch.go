@@ -172,6 +172,7 @@ type call struct {
 	receipt      *x402.SettleResponse // what an error's PAYMENT-RESPONSE says
 
 	// Of a call that is paid by voucher.
+	kept      *ledger.Channel      // the channel, as it was when the call came
 	stored    *ledger.Answer       // what the voucher has bought already
 	deposit   *x402.SettleResponse // that was made for it
 	extra     x402.Object          // of the receipt: the charge, and the channel

@@ -5,25 +5,27 @@
 //	ASSET_NAME ASSET_VERSION   the token's EIP-712 domain; USDC and 2
 //	AMOUNT=1000            the price in atomic units
 //	MAX_TIMEOUT=90         seconds that a payment is good for
+//	SCHEME=exact           or batch-settlement
 //	PORT=0                 a free one by default
 //
 // Prints {"listening":port} when it sells.
 import { HTTPFacilitatorClient } from "@x402/core/server";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { paymentMiddleware, x402ResourceServer } from "@x402/express";
 import express from "express";
 import { listen } from "./common.mjs";
 
-const { FACILITATOR_URL: url, TOKEN, NETWORK: network, ASSET: asset, PAY_TO: payTo, ASSET_NAME: name = "USDC", ASSET_VERSION: version = "2", AMOUNT: amount = "1000", MAX_TIMEOUT = "90" } = process.env;
+const { FACILITATOR_URL: url, TOKEN, NETWORK: network, ASSET: asset, PAY_TO: payTo, ASSET_NAME: name = "USDC", ASSET_VERSION: version = "2", AMOUNT: amount = "1000", MAX_TIMEOUT = "90", SCHEME: scheme = "exact" } = process.env;
 const headers = { Authorization: `Bearer ${TOKEN}` };
 const facilitator = new HTTPFacilitatorClient({
   url,
   ...(TOKEN && { createAuthHeaders: async () => ({ verify: headers, settle: headers, supported: headers }) }),
 });
-const server = new x402ResourceServer(facilitator).register(network, new ExactEvmScheme());
+const server = new x402ResourceServer(facilitator).register(network, scheme === "exact" ? new ExactEvmScheme() : new BatchSettlementEvmScheme(payTo));
 const routes = {
   "GET /data": {
-    accepts: { scheme: "exact", network, payTo, price: { asset, amount, extra: { name, version } }, maxTimeoutSeconds: Number(MAX_TIMEOUT) },
+    accepts: { scheme, network, payTo, price: { asset, amount, extra: { name, version } }, maxTimeoutSeconds: Number(MAX_TIMEOUT) },
     description: "one row",
     mimeType: "application/json",
   },

@@ -9,6 +9,7 @@
 // from viem's nonce manager, so that it can settle several payments at once.
 import { x402Facilitator } from "@x402/core/facilitator";
 import { toFacilitatorEvmSigner } from "@x402/evm";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/facilitator";
 import { registerExactEvmScheme } from "@x402/evm/exact/facilitator";
 import express from "express";
 import { createWalletClient, defineChain, http, nonceManager, publicActions } from "viem";
@@ -25,10 +26,10 @@ const chain = defineChain({
 });
 const account = privateKeyToAccount(PRIVATE_KEY, { nonceManager });
 const wallet = createWalletClient({ account, chain, transport: http(rpc), pollingInterval: Number(POLL_MS) }).extend(publicActions);
-const facilitator = registerExactEvmScheme(new x402Facilitator(), {
-  networks: network,
-  signer: toFacilitatorEvmSigner({ ...wallet, address: account.address }),
-});
+const signer = toFacilitatorEvmSigner({ ...wallet, address: account.address });
+const facilitator = registerExactEvmScheme(new x402Facilitator(), { networks: network, signer });
+// The same account pays for gas and answers for claims.
+facilitator.register(network, new BatchSettlementEvmScheme(signer, account));
 
 const app = express();
 app.use(express.json());
