@@ -20,7 +20,6 @@ type front struct {
 	real  string
 	mu    sync.Mutex
 	hooks map[string]hook // by payer, lower case
-	calls map[string]int  // path and payer
 	seen  []string        // bodies of settlements
 }
 
@@ -31,7 +30,7 @@ type hook func(path string, pass func() (int, string)) (status int, body string)
 const hangUp = -1
 
 func newFront(t testing.TB, real string) *front {
-	f := &front{real: real, hooks: map[string]hook{}, calls: map[string]int{}}
+	f := &front{real: real, hooks: map[string]hook{}}
 	f.Server = httptest.NewServer(f)
 	t.Cleanup(f.Close)
 	return f
@@ -41,12 +40,6 @@ func (f *front) on(payer string, h hook) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hooks[strings.ToLower(payer)] = h
-}
-
-func (f *front) count(path, payer string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.calls[path+" "+strings.ToLower(payer)]
 }
 
 func (f *front) settlements() []string {
@@ -64,7 +57,6 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	f.mu.Lock()
-	f.calls[r.URL.Path+" "+payer]++
 	if r.URL.Path == "/settle" {
 		f.seen = append(f.seen, string(body))
 	}

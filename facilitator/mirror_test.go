@@ -266,7 +266,6 @@ func TestTheMirrorIsTheChain(t *testing.T) {
 			}
 		}
 		w.look(v)
-		before := proxy.Calls("eth_call")
 		for _, k := range keys {
 			w.payer = k
 			w.verifies(t, w.payment()) // reads it if it was unknown
@@ -274,7 +273,7 @@ func TestTheMirrorIsTheChain(t *testing.T) {
 		for _, k := range keys {
 			w.payer = k
 			enough := w.units(x402.Lower(k.Address())) >= 1000
-			before = proxy.Calls("eth_call")
+			before := proxy.Calls("eth_call")
 			if got := w.verifies(t, w.payment()); got != enough {
 				t.Errorf("the mirror says %v, the chain %v", got, enough)
 			}

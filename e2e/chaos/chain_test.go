@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -44,7 +43,7 @@ func TestChainChaos(t *testing.T) {
 				if t.Failed() {
 					t.Fatal(w.srv.log())
 				}
-				t.Log(fmt.Sprintf("%s: %d purchases, reconciled after %.1f s", k.Policy, len(w.bought), res.Reconciled))
+				t.Logf("%s: %d purchases, reconciled after %.1f s", k.Policy, len(w.bought), res.Reconciled)
 			}
 		})
 	}
