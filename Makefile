@@ -6,7 +6,7 @@ GO ?= go
 
 export CGO_ENABLED ?= $(shell command -v gcc >/dev/null 2>&1 && echo 1 || echo 0)
 
-.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors vectors-x402 bench-overhead bench-edge chaos chaos-short chaos-sim live-check bench-records bench-vouchers records-oracle clean
+.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors vectors-x402 bench-overhead bench-edge chaos chaos-short chaos-sim live-check bench-records bench-paid bench-vouchers records-oracle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ soak: setup ## sell 300 paid calls a second for DURATION and kill the server eve
 
 bench-edge: setup-npm ## what the edge costs in plain workerd; the last line is JSON
 	@cd e2e && node edge/bench.mjs
+
+SECONDS_ASYNC ?= 60
+bench-paid: setup build ## the paid path beside the official TypeScript stack: async, 2 s blocks, settlement, /verify, two nodes
+	@$(GO) run ./bench money $(SECONDS_ASYNC)
 
 bench-vouchers: setup build ## calls paid by voucher, beside the official TypeScript stack
 	@$(GO) run ./bench vouchers

@@ -3,6 +3,7 @@
 //
 //	go run ./bench overhead                  everything, in under three minutes
 //	go run ./bench overhead verify paid      some of it
+//	go run ./bench money                     the next five, and their figures in one line
 //	go run ./bench paid-async                a burst that is answered first and settled later; -seconds 60
 //	go run ./bench paid-2s                   settled before the answer, with a block every 2 s; -callers 2048
 //	go run ./bench vouchers                  calls paid by voucher, on 64 channels
@@ -46,6 +47,12 @@ func run(ctx context.Context, args []string) error {
 		return load(os.Stdin, os.Stdout)
 	case "constant":
 		return constant(os.Stdin, os.Stderr)
+	case "money":
+		seconds := "60"
+		if len(args) > 1 {
+			seconds = args[1]
+		}
+		return money(ctx, seconds)
 	case "settle":
 		return settle(ctx)
 	case "vouchers":
@@ -71,7 +78,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(b)
 	}
-	return fmt.Errorf("there is no benchmark %q, but overhead, paid-async, paid-2s, settle, two-node, verify and vouchers", args[0])
+	return fmt.Errorf("there is no benchmark %q, but overhead, money, paid-async, paid-2s, settle, two-node, verify and vouchers", args[0])
 }
 
 // report is the last line of stdout. Ratios are clawr's rate by its peer's;
