@@ -181,6 +181,14 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 	}
 	ctx, cancel := d.detached(c)
 	defer cancel()
+	// Only who can sign for a channel may keep its other calls waiting.
+	if signer := p.channel.Config.PayerAuthorizer; signer != (common.Address{}) && !p.channel.Voucher.SignedBy(signer, p.domain) {
+		if c.e == nil {
+			return errNoTenant
+		}
+		p.forged = true
+		return d.buy(c, p)
+	}
 	unlock, ok := d.Till.busy.lock(ctx, p.channel.Voucher.Channel)
 	if !ok {
 		return &clawr.Error{Code: x402.ReasonChannelBusy, Status: http.StatusServiceUnavailable, Message: "another call draws on this channel", Fix: "send the same payment again", RetryAfter: time.Second}
@@ -292,7 +300,7 @@ func (d *Dispatcher) checkVoucher(p *payment, e *entry, terms *x402.Requirements
 	if err := p.channel.Matches(terms); err != nil {
 		return asRefusal(err)
 	}
-	if signer := p.channel.Config.PayerAuthorizer; signer != (common.Address{}) && !p.channel.Voucher.SignedBy(signer, p.domain) {
+	if p.forged {
 		return &clawr.Error{Code: x402.ReasonVoucherSignature, Status: http.StatusPaymentRequired, Message: "the voucher is not signed by the channel's payer"}
 	}
 	return nil
@@ -342,13 +350,16 @@ func (d *Dispatcher) voucher(c *call, p *payment, e *entry, exact x402.Requireme
 	defer leave()
 	ctx, cancel := d.detached(c)
 	defer cancel()
+	amount, _ := strconv.ParseInt(terms.Amount, 10, 64)
+	v := p.channel.Voucher
+	base := v.MaxClaimable - amount
+	if c.kept != nil && c.kept.Signature != nil && c.kept.Forfeited == 0 && base != c.kept.Charged {
+		return d.behind(c, p, c.kept) // before anything is deposited for it
+	}
 	ch, err := d.funded(ctx, c, p, terms)
 	if ch == nil || err != nil {
 		return err
 	}
-	amount, _ := strconv.ParseInt(terms.Amount, 10, 64)
-	v := p.channel.Voucher
-	base := v.MaxClaimable - amount
 	switch {
 	case ch.Forfeited > 0 || v.MaxClaimable > ch.Room():
 		return d.refuse(c, x402.ReasonCumulativeBalance, "the channel does not hold what the voucher allows")
@@ -469,9 +480,19 @@ func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error 
 	if full.Amount == 0 || full.Amount > left {
 		full.Amount = left
 	}
-	full.Claims, err = claimOf(ch)
-	if err != nil {
+	if full.Claims, err = claimOf(ch); err != nil {
 		return err
+	}
+	// No other node may charge meanwhile what is being given back.
+	if room := ch.Room() - ch.Charged; room > 0 {
+		epoch, err := d.Till.Holds.HoldChannel(ctx, ch.ID, ch.Charged, min(full.Amount, room), d.Node, d.deadline())
+		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
+			return d.behind(c, p, &b.Channel)
+		}
+		if err != nil {
+			return unavailable(err)
+		}
+		defer d.Till.Holds.ReleaseChannel(context.WithoutCancel(ctx), ch.ID, epoch)
 	}
 	if err := d.authorize(&full, p.domain); err != nil {
 		return unavailable(err)
