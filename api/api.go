@@ -38,19 +38,20 @@ type Owner struct {
 	Created time.Time `json:"createdAt"`
 }
 
-// Owners keeps who publishes.
+// Owners keeps who publishes; by is noted as whoever changed it.
 type Owners interface {
-	SetOwner(ctx context.Context, id, name, payTo string) error
+	SetOwner(ctx context.Context, id, name, payTo, by string) error
 	// Owner is a clawr.CodeNotFound error for one that is not known.
 	Owner(ctx context.Context, id string) (Owner, error)
 	Owners(context.Context) ([]Owner, error)
 }
 
-// Tokens keeps tokens, by the hashes of their secrets.
+// Tokens keeps tokens, by the hashes of their secrets; by is noted as whoever
+// made or revoked one.
 type Tokens interface {
-	CreateToken(context.Context, Token) error
+	CreateToken(ctx context.Context, t Token, by string) error
 	Tokens(context.Context) ([]Token, error)
-	RevokeToken(ctx context.Context, id string) error
+	RevokeToken(ctx context.Context, id, by string) error
 }
 
 // Events keeps usage events.

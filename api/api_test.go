@@ -35,8 +35,8 @@ func (b book) Owners(ctx context.Context) ([]Owner, error) {
 	return out, err
 }
 
-func (b book) CreateToken(ctx context.Context, t Token) error {
-	return b.DB.CreateToken(ctx, store.Token(t))
+func (b book) CreateToken(ctx context.Context, t Token, by string) error {
+	return b.DB.CreateToken(ctx, store.Token(t), by)
 }
 
 func (b book) Tokens(ctx context.Context) ([]Token, error) {
@@ -91,13 +91,15 @@ type world struct {
 	as  *Principal // who asks; nil: by their tokens
 	now time.Time
 	id  string // of a segment that is there
+	raw string // the database's file
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, now: time.Date(2026, 2, 13, 10, 30, 0, 0, time.UTC)}
 	clock := func() time.Time { return w.now }
-	db, err := store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "clawr.db"), Now: clock})
+	w.raw = filepath.Join(t.TempDir(), "clawr.db")
+	db, err := store.Open(t.Context(), store.Options{Path: w.raw, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}

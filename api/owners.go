@@ -58,7 +58,7 @@ func (h *Handler) setOwner(r *request) (any, error) {
 			}
 		}
 	}
-	if err := h.Owners.SetOwner(ctx, id, o.Name, o.PayTo); err != nil {
+	if err := h.Owners.SetOwner(ctx, id, o.Name, o.PayTo, r.By.Name); err != nil {
 		return nil, err
 	}
 	return h.Owners.Owner(ctx, id)

@@ -153,7 +153,7 @@ func (h *Handler) createToken(r *request) (any, error) {
 		expires = now.Add(time.Duration(in.ExpiresIn) * time.Second)
 	}
 	secret, t := NewToken(slices.Compact(in.Scopes), now, expires)
-	if err := h.Tokens.CreateToken(r.Context(), t); err != nil {
+	if err := h.Tokens.CreateToken(r.Context(), t, r.By.Name); err != nil {
 		return nil, err
 	}
 	return NewTokenAnswer{t, secret}, nil
@@ -168,7 +168,7 @@ func (h *Handler) revokeToken(r *request) (any, error) {
 	id := r.PathValue("id")
 	return struct {
 		ID string `json:"id"`
-	}{id}, h.Tokens.RevokeToken(r.Context(), id)
+	}{id}, h.Tokens.RevokeToken(r.Context(), id, r.By.Name)
 }
 
 type tokenList struct {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"database/sql"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestScopesAreNeededEverywhere(t *testing.T) {
 		}
 		others := slices.DeleteFunc(Scopes(), func(s string) bool { return s == c.scope })
 		secret, token := NewToken(others, w.now, time.Time{})
-		if err := w.db.CreateToken(t.Context(), token); err != nil {
+		if err := w.db.CreateToken(t.Context(), token, "test"); err != nil {
 			t.Fatal(err)
 		}
 		status, h, got = w.call(c.method, c.path, "", "Authorization", "Bearer "+secret)
@@ -36,7 +37,7 @@ func TestScopesAreNeededEverywhere(t *testing.T) {
 			t.Errorf("%s %s with all other scopes: %d %v, want 403 that names %s", c.method, c.path, status, got, c.scope)
 		}
 		secret, token = NewToken([]string{c.scope}, w.now, time.Time{})
-		if err := w.db.CreateToken(t.Context(), token); err != nil {
+		if err := w.db.CreateToken(t.Context(), token, "test"); err != nil {
 			t.Fatal(err)
 		}
 		if status, _, got = w.call(c.method, c.path, "", "Authorization", "bearer  "+secret); status == 401 || status == 403 || status == 500 {
@@ -90,12 +91,12 @@ func TestTokensThatOpenNothing(t *testing.T) {
 	if got := status("Authorization", good); got != 401 {
 		t.Errorf("a revoked token: %d, want 401", got)
 	}
-	if err := w.db.SetOwner(ctx, "codex", "", ""); err != nil {
+	if err := w.db.SetOwner(ctx, "codex", "", "", "test"); err != nil {
 		t.Fatal(err)
 	}
 	secret, token := NewToken(Scopes(), w.now, time.Time{})
 	token.Owner = "codex"
-	if err := w.db.CreateToken(ctx, token); err != nil {
+	if err := w.db.CreateToken(ctx, token, "test"); err != nil {
 		t.Fatal(err)
 	}
 	if got := status("Authorization", "Bearer "+secret); got != 401 {
@@ -121,5 +122,52 @@ func TestSecretsAreRandom(t *testing.T) {
 			t.Fatalf("%s %+v", secret, token)
 		}
 		seen[secret], seen[token.ID] = true, true
+	}
+}
+
+// Who changes an owner or a token is in the audit log by the name of the token
+// that they came with, as who deploys is.
+func TestTheAuditLogNamesWhoChangedOwnersAndTokens(t *testing.T) {
+	w, ctx := newWorld(t), t.Context()
+	payTo := someone
+	if _, err := w.Client.SetOwner(ctx, "codex", SetOwner{PayTo: &payTo}); err != nil {
+		t.Fatal(err)
+	}
+	made, err := w.Client.CreateToken(ctx, NewTokenRequest{Scopes: []string{TenantsWrite, TokensWrite}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.as = nil
+	auth := []string{"Authorization", "Bearer " + made.Secret}
+	if status, _, got := w.call("PUT", "/v1/owners/codex", `{"name":"Codex"}`, auth...); status != 200 {
+		t.Fatal(status, got)
+	}
+	if status, _, got := w.call("DELETE", "/v1/tokens/"+made.ID, "", auth...); status != 200 {
+		t.Fatal(status, got)
+	}
+	raw, err := sql.Open("sqlite", "file:"+w.raw+"?mode=ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	rows, err := raw.QueryContext(ctx, `SELECT actor, action, subject, detail FROM audit_log ORDER BY seq`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var got []string
+	for rows.Next() {
+		var who, action, subject, detail string
+		if err := rows.Scan(&who, &action, &subject, &detail); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(detail, made.Secret) || strings.Contains(detail, made.Prefix) || strings.Contains(detail, HashSecret(made.Secret)) {
+			t.Errorf("the log tells a secret: %s", detail)
+		}
+		got = append(got, who+" "+action+" "+subject)
+	}
+	want := []string{"operator owner codex", "operator token " + made.ID, made.ID + " owner codex", made.ID + " revoke " + made.ID}
+	if !slices.Equal(got, want) {
+		t.Errorf("the log has %q, want %q", got, want)
 	}
 }

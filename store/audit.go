@@ -32,8 +32,8 @@ func (db *DB) CheckAudit(ctx context.Context) (rows int, err error) {
 }
 
 // audit appends who did what to the directory's chain: each row's hash covers
-// the one before (I12). It runs inside a change, which keeps the chain from
-// forking.
+// the one before (I12). It runs in line, which keeps the chain from forking.
+// detail is for everybody who may read the database: no secret is in it.
 func (db *DB) audit(ctx context.Context, q querier, actor, action, subject, detail string) error {
 	var seq int64
 	prev := ""

@@ -13,11 +13,21 @@ import (
 	"github.com/402claw/clawr"
 )
 
-// change runs fn as one change of the directory. Changes stand in line behind
-// the revision's row on both engines, so fn sees what all earlier ones left,
-// and may read before it writes.
+// inLine runs fn in a transaction that stands in line behind the directory's
+// row on both engines, so fn sees what all earlier ones left, and may read
+// before it writes. Whatever is in the audit log is done so.
+func (db *DB) inLine(ctx context.Context, fn transaction) error {
+	return db.write(ctx, func(ctx context.Context, q querier, again bool) error {
+		if _, err := q.ExecContext(ctx, `UPDATE directory SET revision = revision WHERE id = 1`); err != nil {
+			return err
+		}
+		return fn(ctx, q, again)
+	})
+}
+
+// change runs fn as one change of the directory, in line, and tells the nodes.
 func (db *DB) change(ctx context.Context, fn func(ctx context.Context, q querier) error) error {
-	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
+	return db.inLine(ctx, func(ctx context.Context, q querier, _ bool) error {
 		if _, err := q.ExecContext(ctx, `UPDATE directory SET revision = revision + 1 WHERE id = 1`); err != nil {
 			return err
 		}

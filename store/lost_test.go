@@ -163,8 +163,12 @@ func TestLostCommitIsLookedUp(t *testing.T) {
 			lose("deploy", second(db.Deploy(ctx, clawr.Tenant{Slug: "acme", Manifest: clawr.Manifest{Owner: "ann", Price: 5}}, "ann")))
 			lose("roll back", second(db.Rollback(ctx, "acme", 0, "ann")))
 			lose("secret", second(db.Secrets(ctx, "quote")))
-			lose("owner", db.SetOwner(ctx, "ann", "Ann", ""))
-			lose("token", db.CreateToken(ctx, store.Token{ID: "t", Prefix: "p", SecretSHA256: string(bytes.Repeat([]byte("a"), 64))}))
+			lose("owner", db.SetOwner(ctx, "ann", "Ann", "", "test"))
+			lose("token", db.CreateToken(ctx, store.Token{ID: "t", Prefix: "p", SecretSHA256: string(bytes.Repeat([]byte("a"), 64))}, "test"))
+			lose("revoke", db.RevokeToken(ctx, "t", "test"))
+			if _, err := db.CheckAudit(ctx); err != nil {
+				t.Error(err)
+			}
 
 			p := reserve(1, ledger.SettleBeforeResponse)
 			done(p)

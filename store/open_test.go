@@ -16,6 +16,7 @@ import (
 	"github.com/402claw/clawr/store"
 	"github.com/402claw/clawr/store/storetest"
 	"github.com/402claw/clawr/usage"
+	"github.com/google/go-cmp/cmp"
 	_ "github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -77,7 +78,7 @@ func TestReopenedDatabaseIsTheSame(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
-		wantCode(t, db.SetOwner(t.Context(), "ann", "Ann", ""), clawr.CodeOverloaded)
+		wantCode(t, db.SetOwner(t.Context(), "ann", "Ann", "", "test"), clawr.CodeOverloaded)
 
 		now = now.Add(-time.Hour) // the clock went back; the order of arrival must not
 		db = open(t, o)
@@ -177,7 +178,7 @@ func TestOpenRefuses(t *testing.T) {
 func TestDatabaseIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "with ?strange#name%20.db")
 	db := open(t, store.Options{Path: path})
-	if err := db.SetOwner(t.Context(), "ann", "Ann", ""); err != nil {
+	if err := db.SetOwner(t.Context(), "ann", "Ann", "", "test"); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{path, path + "-wal", path + "-shm"} {
@@ -232,8 +233,9 @@ func TestOnePayToOneLedger(t *testing.T) {
 	})
 }
 
-// TestAuditChain checks that every change of the directory is in the chain
-// once, and that no row can be changed or left out without its being seen.
+// TestAuditChain checks that every change of tenants, owners and tokens is in
+// the chain once, with who made it, and that no row can be changed or left out
+// without its being seen.
 func TestAuditChain(t *testing.T) {
 	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
 		db := open(t, o)
@@ -257,6 +259,48 @@ func TestAuditChain(t *testing.T) {
 		}
 		if n, err := db.CheckAudit(t.Context()); n != 10 || err != nil {
 			t.Errorf("%d rows, %v; want 10", n, err)
+		}
+		token := store.Token{ID: "tok_1", Prefix: "clawr_Abc123", SecretSHA256: strings.Repeat("5e", 32), Scopes: []string{"events:read", "tokens:write"}}
+		for _, err := range []error{
+			db.SetOwner(t.Context(), "ann", `Ann "A."`, "", "tok_9"),
+			db.CreateToken(t.Context(), token, "operator"),
+			db.SetOwner(t.Context(), "ann", `Ann "A."`, "", "eve"), // which changes nothing
+			db.RevokeToken(t.Context(), "tok_1", "bob"),
+			db.RevokeToken(t.Context(), "tok_1", "eve"),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantCode(t, db.CreateToken(t.Context(), token, "eve"), clawr.CodeConflict)
+		wantCode(t, db.RevokeToken(t.Context(), "tok_2", "eve"), clawr.CodeNotFound)
+		var got []string
+		rows, err := raw.QueryContext(t.Context(), `SELECT actor || ' ' || action || ' ' || subject || ' ' || detail FROM audit_log WHERE seq > 10 ORDER BY seq`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var s string
+			if err := rows.Scan(&s); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, s)
+		}
+		// Nothing of the secret is in it, nor its hash or first characters.
+		if diff := cmp.Diff([]string{
+			`tok_9 owner ann {"name":"Ann \"A.\"","payTo":""}`,
+			`operator token tok_1 {"scopes":["events:read","tokens:write"]}`,
+			`bob revoke tok_1 {}`,
+		}, got); diff != "" {
+			t.Errorf("owners and tokens in the log (-want +got):\n%s", diff)
+		}
+		if n, err := db.CheckAudit(t.Context()); n != 13 || err != nil {
+			t.Errorf("%d rows, %v; want 13", n, err)
+		}
+		execute(t, raw, `UPDATE audit_log SET actor = 'mallory' WHERE seq = 13`)
+		if n, err := db.CheckAudit(t.Context()); n != 12 || err == nil {
+			t.Errorf("a changed revocation was not seen: %d, %v", n, err)
 		}
 		execute(t, raw, `UPDATE audit_log SET actor = 'mallory' WHERE seq = 4`)
 		if n, err := db.CheckAudit(t.Context()); n != 3 || err == nil {

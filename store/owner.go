@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -33,8 +34,9 @@ type Token struct {
 	Revoked      time.Time // zero: in use
 }
 
-// SetOwner adds an owner, or gives one another name and payTo.
-func (db *DB) SetOwner(ctx context.Context, id, name, payTo string) error {
+// SetOwner adds an owner, or gives one another name and payTo. Setting what is
+// so already changes nothing, and is not in the audit log.
+func (db *DB) SetOwner(ctx context.Context, id, name, payTo, by string) error {
 	if id == "" {
 		return &clawr.Error{Code: clawr.CodeBadRequest, Param: "owner", Message: "an owner needs an id", Fix: "clawr owner set ID --pay-to 0x…"}
 	}
@@ -44,11 +46,22 @@ func (db *DB) SetOwner(ctx context.Context, id, name, payTo string) error {
 			return err
 		}
 	}
-	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		_, err := q.ExecContext(ctx, `
-			INSERT INTO owners(id, name, pay_to, created_at) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (id) DO UPDATE SET name = excluded.name, pay_to = excluded.pay_to`, id, name, payTo, db.micros())
+	detail, err := json.Marshal(struct {
+		Name  string `json:"name"`
+		PayTo string `json:"payTo"`
+	}{name, payTo})
+	if err != nil {
 		return err
+	}
+	return db.inLine(ctx, func(ctx context.Context, q querier, _ bool) error {
+		ok, err := changed(q.ExecContext(ctx, `
+			INSERT INTO owners(id, name, pay_to, created_at) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (id) DO UPDATE SET name = excluded.name, pay_to = excluded.pay_to
+			WHERE owners.name <> excluded.name OR owners.pay_to <> excluded.pay_to`, id, name, payTo, db.micros()))
+		if err != nil || !ok {
+			return err
+		}
+		return db.audit(ctx, q, by, "owner", id, string(detail))
 	})
 }
 
@@ -89,8 +102,9 @@ func noOwner(id string) error {
 	return &clawr.Error{Code: clawr.CodeNotFound, Param: "owner", Message: fmt.Sprintf("there is no owner %q", id), Fix: "clawr owner set " + id}
 }
 
-// CreateToken keeps a token. Its id, prefix and hash must be new.
-func (db *DB) CreateToken(ctx context.Context, t Token) error {
+// CreateToken keeps a token. Its id, prefix and hash must be new; the audit log
+// has its id, and nothing of its secret.
+func (db *DB) CreateToken(ctx context.Context, t Token, by string) error {
 	for _, s := range t.Scopes {
 		if s == "" || strings.ContainsAny(s, " \t\n") {
 			return &clawr.Error{Code: clawr.CodeBadRequest, Param: "scope", Message: fmt.Sprintf("%q is not a scope", s), Fix: "use words such as events:read"}
@@ -99,13 +113,24 @@ func (db *DB) CreateToken(ctx context.Context, t Token) error {
 	if t.Created.IsZero() {
 		t.Created = db.now()
 	}
-	err := db.write(ctx, func(ctx context.Context, q querier, again bool) error {
+	detail, err := json.Marshal(struct {
+		Owner   string    `json:"owner,omitempty"`
+		Scopes  []string  `json:"scopes"`
+		Expires time.Time `json:"expiresAt,omitzero"`
+	}{t.Owner, t.Scopes, t.Expires})
+	if err != nil {
+		return err
+	}
+	err = db.inLine(ctx, func(ctx context.Context, q querier, again bool) error {
 		ok, err := changed(q.ExecContext(ctx, `
 			INSERT INTO api_keys(id, owner_id, prefix, secret_sha256, scopes, created_at, expires_at, revoked_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
 			t.ID, null(t.Owner), t.Prefix, t.SecretSHA256, strings.Join(t.Scopes, " "), t.Created.UnixMicro(), nullTime(t.Expires), nullTime(t.Revoked)))
-		if err != nil || ok {
+		if err != nil {
 			return err
+		}
+		if ok {
+			return db.audit(ctx, q, by, "token", t.ID, string(detail))
 		}
 		if again {
 			var hash string
@@ -121,11 +146,19 @@ func (db *DB) CreateToken(ctx context.Context, t Token) error {
 	return err
 }
 
-// RevokeToken ends a token at once. Revoking it twice is revoking it once.
-func (db *DB) RevokeToken(ctx context.Context, id string) error {
-	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		ok, err := changed(q.ExecContext(ctx, `UPDATE api_keys SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1`, id, db.micros()))
-		if err == nil && !ok {
+// RevokeToken ends a token at once. Revoking it twice is revoking it once, in
+// the audit log too.
+func (db *DB) RevokeToken(ctx context.Context, id, by string) error {
+	return db.inLine(ctx, func(ctx context.Context, q querier, _ bool) error {
+		ok, err := changed(q.ExecContext(ctx, `UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL`, id, db.micros()))
+		if err != nil {
+			return err
+		}
+		if ok {
+			return db.audit(ctx, q, by, "revoke", id, "{}")
+		}
+		var known int
+		if ok, err = found(q.QueryRowContext(ctx, `SELECT 1 FROM api_keys WHERE id = $1`, id).Scan(&known)); err == nil && !ok {
 			return &clawr.Error{Code: clawr.CodeNotFound, Param: "token", Message: fmt.Sprintf("there is no token %q", id), Fix: "clawr token list shows them"}
 		}
 		return err

@@ -26,7 +26,7 @@ func acknowledged(t *testing.T, n int, checkpointed bool) map[string][]byte {
 	}
 	defer db.Close()
 	for i := range n {
-		if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", i), fmt.Sprintf("Owner number %d", i*7919), ""); err != nil {
+		if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", i), fmt.Sprintf("Owner number %d", i*7919), "", "test"); err != nil {
 			t.Fatal(err)
 		}
 		if checkpointed && i == n/2 {
@@ -111,7 +111,7 @@ func TestNoBitRotsSilently(t *testing.T) {
 					found++
 				case db.Damage() != nil:
 					found++
-					if err := db.SetOwner(t.Context(), "x", "x", ""); clawr.CodeOf(err) != clawr.CodeReadOnly {
+					if err := db.SetOwner(t.Context(), "x", "x", "", "test"); clawr.CodeOf(err) != clawr.CodeReadOnly {
 						t.Errorf("a damaged database was written to: %v", err)
 					}
 				case whole(t, db, rows):
@@ -147,7 +147,7 @@ func TestWhatAKillLeavesIsRight(t *testing.T) {
 			if !whole(t, db, 40+i) {
 				t.Fatalf("open %d lacks rows", i)
 			}
-			if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", 40+i), fmt.Sprintf("Owner number %d", (40+i)*7919), ""); err != nil {
+			if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", 40+i), fmt.Sprintf("Owner number %d", (40+i)*7919), "", "test"); err != nil {
 				t.Fatal(err)
 			}
 			if err := db.Close(); err != nil {
@@ -168,7 +168,7 @@ func TestCheckpointsKeepTheSums(t *testing.T) {
 		s := db.engine.(*sqliteDB)
 		s.guard.commits = 1
 		for i := range 200 {
-			if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", i%17), fmt.Sprint(i), ""); err != nil {
+			if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", i%17), fmt.Sprint(i), "", "test"); err != nil {
 				t.Fatal(err)
 			}
 			if i%10 == 0 {
@@ -212,7 +212,7 @@ func TestAnOlderCopyIsFoundAndRepaired(t *testing.T) {
 	if db, err = Open(t.Context(), Options{Path: path}); err != nil || db.Damage() != nil {
 		t.Fatal(err, db.Damage())
 	}
-	if err := db.SetOwner(t.Context(), "x", "x", ""); err != nil {
+	if err := db.SetOwner(t.Context(), "x", "x", "", "test"); err != nil {
 		t.Error(err)
 	}
 	db.Close()

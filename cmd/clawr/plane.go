@@ -233,8 +233,8 @@ func (b book) Owners(ctx context.Context) ([]api.Owner, error) {
 	return out, err
 }
 
-func (b book) CreateToken(ctx context.Context, t api.Token) error {
-	return b.DB.CreateToken(ctx, store.Token(t))
+func (b book) CreateToken(ctx context.Context, t api.Token, by string) error {
+	return b.DB.CreateToken(ctx, store.Token(t), by)
 }
 
 func (b book) Tokens(ctx context.Context) ([]api.Token, error) {

@@ -238,11 +238,11 @@ func watchTells(f *fixture) {
 }
 
 func ownersAndTokens(f *fixture) {
-	f.ok(f.SetOwner(f.ctx(), "bob", "Bob", "0x00000000000000000000000000000000000000BB"))
-	f.ok(f.SetOwner(f.ctx(), "ann", "Ann", ""))
-	f.ok(f.SetOwner(f.ctx(), "ann", "Ann B.", seller))
-	f.refused(f.SetOwner(f.ctx(), "eve", "Eve", "0x12"), clawr.CodeBadAddress)
-	f.refused(f.SetOwner(f.ctx(), "", "Nobody", ""), clawr.CodeBadRequest)
+	f.ok(f.SetOwner(f.ctx(), "bob", "Bob", "0x00000000000000000000000000000000000000BB", "ann"))
+	f.ok(f.SetOwner(f.ctx(), "ann", "Ann", "", "ann"))
+	f.ok(f.SetOwner(f.ctx(), "ann", "Ann B.", seller, "ann"))
+	f.refused(f.SetOwner(f.ctx(), "eve", "Eve", "0x12", "ann"), clawr.CodeBadAddress)
+	f.refused(f.SetOwner(f.ctx(), "", "Nobody", "", "ann"), clawr.CodeBadRequest)
 	list, err := f.Owners(f.ctx())
 	f.ok(err)
 	if len(list) != 2 || list[0].Name != "Ann B." || list[0].PayTo != seller || list[1].PayTo != seller {
@@ -264,17 +264,17 @@ func ownersAndTokens(f *fixture) {
 	platform.Owner, platform.Expires = "", now.Add(time.Hour)
 	late.Expires = now.Add(-time.Hour)
 	for _, t := range []store.Token{live, platform, late, gone} {
-		f.ok(f.CreateToken(f.ctx(), t))
+		f.ok(f.CreateToken(f.ctx(), t, "ann"))
 	}
-	f.refused(f.CreateToken(f.ctx(), live), clawr.CodeConflict)
+	f.refused(f.CreateToken(f.ctx(), live, "ann"), clawr.CodeConflict)
 	stranger := token("stranger")
 	stranger.Owner = "eve"
-	f.refused(f.CreateToken(f.ctx(), stranger), clawr.CodeNotFound)
+	f.refused(f.CreateToken(f.ctx(), stranger, "ann"), clawr.CodeNotFound)
 	stranger.Scopes = []string{"two words"}
-	f.refused(f.CreateToken(f.ctx(), stranger), clawr.CodeBadRequest)
-	f.ok(f.RevokeToken(f.ctx(), "gone"))
-	f.ok(f.RevokeToken(f.ctx(), "gone"))
-	f.refused(f.RevokeToken(f.ctx(), "stranger"), clawr.CodeNotFound)
+	f.refused(f.CreateToken(f.ctx(), stranger, "ann"), clawr.CodeBadRequest)
+	f.ok(f.RevokeToken(f.ctx(), "gone", "ann"))
+	f.ok(f.RevokeToken(f.ctx(), "gone", "ann"))
+	f.refused(f.RevokeToken(f.ctx(), "stranger", "ann"), clawr.CodeNotFound)
 	for _, want := range []store.Token{live, platform} {
 		got, err := f.TokenByHash(f.ctx(), want.SecretSHA256)
 		f.ok(err)
@@ -290,6 +290,51 @@ func ownersAndTokens(f *fixture) {
 	f.ok(err)
 	if len(tokens) != 4 || tokens[0].ID != "gone" || tokens[0].Revoked.IsZero() {
 		f.Errorf("tokens: %+v", tokens)
+	}
+}
+
+// concurrentAudit lets many change tenants, owners and tokens at once. Each
+// change is in the audit chain once, and what changes nothing is not in it.
+func concurrentAudit(f *fixture) {
+	const n = 12
+	var wg sync.WaitGroup
+	for i := range n {
+		name := fmt.Sprintf("t%d", i)
+		try := func(do func() error) {
+			wg.Go(func() {
+				if err := do(); err != nil {
+					f.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+		try(func() error {
+			m := manifest()
+			m.PayTo, m.X402 = "", false
+			_, err := f.Deploy(f.ctx(), clawr.Tenant{Slug: name, Manifest: m}, name)
+			return err
+		})
+		try(func() error { return f.SetOwner(f.ctx(), name, name, "", name) })
+		try(func() error { return f.SetOwner(f.ctx(), "same", "Same", seller, name) })
+		try(func() error {
+			if err := f.CreateToken(f.ctx(), store.Token{ID: name, Prefix: name, SecretSHA256: hash(name), Scopes: []string{"events:read"}}, name); err != nil {
+				return err
+			}
+			for range 2 {
+				try(func() error { return f.RevokeToken(f.ctx(), name, name) })
+			}
+			return nil
+		})
+	}
+	wg.Wait()
+	const want = n*4 + 1 // a deploy, an owner, a token and its end of each; and the owner that all set
+	if rows, err := f.CheckAudit(f.ctx()); rows != want || err != nil {
+		f.Errorf("%d rows are sound, %v; want %d", rows, err, want)
+	}
+	findings, err := f.Check(f.ctx())
+	f.ok(err)
+	i := slices.IndexFunc(findings, func(x store.Finding) bool { return x.Name == "I12" })
+	if got := findings[i]; got.State != store.Sound || got.Detail != fmt.Sprintf("%d rows", want) {
+		f.Errorf("the check says %+v", got)
 	}
 }
 

@@ -74,6 +74,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"ConcurrentDeploys", concurrentDeploys},
 		{"WatchTells", watchTells},
 		{"OwnersAndTokens", ownersAndTokens},
+		{"AuditChainUnderConcurrency", concurrentAudit},
 		{"SecretsAreShared", secretsAreShared},
 	} {
 		t.Run(test.name, func(t *testing.T) {
