@@ -339,6 +339,13 @@ func (q *Quorum) AuthorizationState(ctx context.Context, asset, payer common.Add
 	}, func(used bool) string { return fmt.Sprint(used) })
 }
 
+// AuthorizationStateAt is AuthorizationState as of a canonical block.
+func (q *Quorum) AuthorizationStateAt(ctx context.Context, asset, payer common.Address, nonce, block common.Hash) (bool, error) {
+	return agree(ctx, q, "the authorization "+nonce.Hex()+" at block "+block.Hex(), func(ctx context.Context, c *Client) (bool, error) {
+		return c.AuthorizationStateAt(ctx, asset, payer, nonce, block)
+	}, func(used bool) string { return fmt.Sprint(used) })
+}
+
 // Asset is Client.Asset, as enough providers read it: with other decimals a
 // price would be another.
 func (q *Quorum) Asset(ctx context.Context, address common.Address) (clawr.Asset, error) {

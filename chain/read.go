@@ -181,8 +181,18 @@ func (c *Client) TokenBalance(ctx context.Context, asset, who common.Address) (*
 // AuthorizationState reports whether the token has seen the payer's nonce:
 // whether the authorization was used or cancelled.
 func (c *Client) AuthorizationState(ctx context.Context, asset, payer common.Address, nonce common.Hash) (bool, error) {
-	out, err := c.View(ctx, asset, pack(selAuthorizationState, wordAddress(payer), nonce))
-	if err != nil {
+	return c.authorizationState(ctx, asset, payer, nonce, "latest")
+}
+
+// AuthorizationStateAt is AuthorizationState as of a canonical block. It is an
+// error if the node does not have that block, or its state any more.
+func (c *Client) AuthorizationStateAt(ctx context.Context, asset, payer common.Address, nonce, block common.Hash) (bool, error) {
+	return c.authorizationState(ctx, asset, payer, nonce, rpc.BlockNumberOrHashWithHash(block, true)) // EIP-1898
+}
+
+func (c *Client) authorizationState(ctx context.Context, asset, payer common.Address, nonce common.Hash, at any) (bool, error) {
+	var out hexutil.Bytes
+	if err := c.Ask(ctx, &out, "eth_call", callObject{To: &asset, Input: pack(selAuthorizationState, wordAddress(payer), nonce)}, at); err != nil {
 		return false, err
 	}
 	if len(out) < 32 {

@@ -71,8 +71,9 @@ type Witness interface {
 	Head(context.Context) (Block, error)
 	// Finalized is the newest block that cannot be undone.
 	Finalized(context.Context) (Block, error)
-	// Used reports whether the nonce of t was used or cancelled.
-	Used(ctx context.Context, t Transfer) (bool, error)
+	// Used reports whether the nonce of t was used or cancelled, as of a block;
+	// nil is the head. It is an error if the node cannot say so of that block.
+	Used(ctx context.Context, t Transfer, at *Block) (bool, error)
 	// Find looks for a use of t's authorization, by whomever, in the blocks
 	// since a moment.
 	Find(ctx context.Context, t Transfer, since time.Time) (Finding, error)

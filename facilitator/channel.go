@@ -232,7 +232,7 @@ func (f *Facilitator) ReadChannel(ctx context.Context, id common.Hash) (ledger.C
 // authorization is used, and moved the money to the collector.
 func (f *Facilitator) deposited(ctx context.Context, c *channel) (Finding, error) {
 	t := c.transfer()
-	used, err := f.Chain.Used(ctx, t)
+	used, err := f.Chain.Used(ctx, t, nil)
 	if err != nil || !used {
 		return Finding{}, err
 	}

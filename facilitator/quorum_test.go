@@ -2,8 +2,11 @@ package facilitator_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,5 +214,94 @@ func TestPaymentsSettleBesideALiar(t *testing.T) {
 	}
 	if got := w.units(w.payTo); got != paid {
 		t.Errorf("the seller has %d, want %d", got, paid)
+	}
+}
+
+// stateOf has a provider answer what becomes of authorizations as of a block
+// that a rule gives for the one that is asked about; nil: it cannot say.
+func stateOf(p *rpcproxy.Proxy, block func(asked string) any) {
+	p.On("eth_call", func(params []json.RawMessage, ask func(...any) (json.RawMessage, error)) (json.RawMessage, error) {
+		if !strings.Contains(string(params[0]), "0xe94a0102") { // authorizationState(address,bytes32)
+			return ask()
+		}
+		at := block(strings.Trim(string(params[1]), `"`))
+		if at == nil {
+			return nil, &rpcproxy.Error{Code: -32000, Message: "missing trie node"}
+		}
+		return ask(params[0], at)
+	})
+}
+
+// expire has a finalized block be younger than every payment so far.
+func (w *world) expire() {
+	w.Helper()
+	w.ahead.Add(300)
+	w.ok(w.anvil.Call(w.Context(), nil, "evm_increaseTime", 300))
+	w.mine(1)
+	w.mine(70) // anvil finalizes 64 blocks below the head
+}
+
+// A provider is many nodes. That one of them is behind the block that another
+// calls finalized, and has not seen a payment in it, does not make it dead.
+func TestAHeadBehindTheFinalizedBlockIsNoProof(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		w := newAnvilWorld(t)
+		list := w.providers(n)
+		p := w.payment()
+		row := w.submitted(p)
+		before, err := w.node.Head(t.Context())
+		w.ok(err)
+		w.submitAs(w.stranger(), p)
+		w.expire()
+		for _, lags := range list {
+			stateOf(lags, func(asked string) any {
+				if asked == "latest" {
+					return fmt.Sprintf("0x%x", before.Number)
+				}
+				return json.RawMessage(asked) // an object with the block's hash
+			})
+		}
+		out, err := w.fac.Reconcile(t.Context(), row)
+		w.ok(err)
+		want(t, out, ledger.Unknown, "")
+		w.money(row.Key, ledger.Signed)
+		for _, p := range list {
+			p.Honest()
+		}
+		want(t, w.settle(row), ledger.Settled, "")
+	}
+}
+
+// Whoever cannot say how things stood in the finalized block gives no proof:
+// the payment stays open until enough providers can.
+func TestWithoutTheFinalizedStateThereIsNoProof(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		w := newAnvilWorld(t)
+		list := w.providers(n)
+		row := w.submitted(w.payment())
+		w.expire()
+		var asked atomic.Int64
+		for _, pruned := range list[n/3:] { // all of one, two of three
+			stateOf(pruned, func(at string) any {
+				if at == "latest" {
+					return at
+				}
+				asked.Add(1)
+				return nil
+			})
+		}
+		out, err := w.fac.Reconcile(t.Context(), row)
+		w.ok(err)
+		want(t, out, ledger.Unknown, "")
+		w.money(row.Key, ledger.Signed)
+		list[n-1].Honest()
+		out, err = w.fac.Reconcile(t.Context(), row)
+		w.ok(err)
+		want(t, out, ledger.NotCharged, "")
+		if got := w.money(row.Key, ledger.Dead); got.Proof == "" || asked.Load() == 0 {
+			t.Errorf("dead with proof %q; %d were asked for what they do not have", got.Proof, asked.Load())
+		}
 	}
 }

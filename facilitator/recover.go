@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -201,6 +202,8 @@ func (f *Facilitator) ended(ctx context.Context, a *payment, r Request, tx strin
 			return out
 		}
 		return notCharged(reason, v.proof)
+	case v.doubt != nil:
+		f.log().WarnContext(ctx, "whether a payment is dead is not known", "payer", a.Payer, "nonce", a.Nonce, "err", v.doubt)
 	}
 	return out
 }
@@ -250,26 +253,38 @@ type verdict struct {
 	use   Use
 	used  bool // the token says that the nonce is used or cancelled
 	proof string
+	doubt error // why one that is over has no proof
 	ledger.Evidence
 }
 
 // look asks the chain what became of t, which was first heard of at a moment.
 // The proof is set if t can never be charged: it is cancelled, or used for
 // something else, in a finalized block; or a finalized block is younger than
-// its window, and it is unused.
+// its window, and it is unused, in that block and at the head.
 func look(ctx context.Context, w Witness, t Transfer, since time.Time) (verdict, error) {
-	// The finalized block first: what is unused afterwards was unused then.
+	// The finalized block first, so that the head is not older.
 	final, err := w.Finalized(ctx)
 	if err != nil {
 		return verdict{}, err
 	}
-	used, err := w.Used(ctx, t)
+	used, err := w.Used(ctx, t, nil)
 	if err != nil {
 		return verdict{}, err
 	}
 	v := verdict{used: used}
 	if !used {
-		if final.Time.Unix() > t.ValidBefore {
+		if final.Time.Unix() <= t.ValidBefore {
+			return v, nil
+		}
+		// The head that was asked may lag behind the finalized block: providers
+		// are many nodes, each as far as it is. Only that block's own state is
+		// as old as its time.
+		switch was, err := w.Used(ctx, t, &final); {
+		case err != nil:
+			v.doubt = fmt.Errorf("the authorization at the finalized block %d: %w", final.Number, err)
+		case was:
+			return v, fmt.Errorf("the node says that the authorization is used in the finalized block %d, and unused at its head", final.Number)
+		default:
 			v.proof = proof("expired unused", final, "")
 		}
 		return v, nil

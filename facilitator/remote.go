@@ -66,7 +66,7 @@ func (c *Client) first(ctx context.Context, p ledger.Payment, a *payment, r Requ
 	if err != nil {
 		return ledger.Outcome{}, down("the chain cannot be asked just now", err)
 	}
-	used, err := c.Chain.Used(ctx, a.transfer)
+	used, err := c.Chain.Used(ctx, a.transfer, nil)
 	if err != nil {
 		return ledger.Outcome{}, down("the chain cannot be asked just now", err)
 	}
@@ -219,6 +219,8 @@ func (c *Client) look(ctx context.Context, a *payment, since time.Time, tx strin
 		}
 		c.forget(a.Key)
 		return notCharged(x402.ReasonTransactionFailed, v.proof), true
+	case v.doubt != nil:
+		c.log().WarnContext(ctx, "whether a payment is dead is not known", "payer", a.Payer, "nonce", a.Nonce, "err", v.doubt)
 	}
 	return ledger.Outcome{}, false
 }

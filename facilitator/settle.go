@@ -148,7 +148,7 @@ func (f *Facilitator) share(a *payment, s *ledger.Settlement) int {
 func (f *Facilitator) refused(ctx context.Context, a *payment, r Request, s *ledger.Settlement, e *clawr.Error) ledger.Outcome {
 	over := e.Code == x402.ReasonValidBefore || e.Code == x402.ReasonValidAfter
 	if over && !r.submitted { // it may have been used in time
-		switch used, err := f.Chain.Used(ctx, a.transfer); {
+		switch used, err := f.Chain.Used(ctx, a.transfer, nil); {
 		case err != nil:
 			return unknown("", clawr.CodeFacilitatorDown, "the chain cannot be asked just now")
 		case used:

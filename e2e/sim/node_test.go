@@ -91,10 +91,16 @@ func (n *node) Finalized(ctx context.Context) (facilitator.Block, error) {
 	return n.block(max(0, h-finality)), nil
 }
 
-func (n *node) Used(ctx context.Context, t facilitator.Transfer) (bool, error) {
+func (n *node) Used(ctx context.Context, t facilitator.Transfer, at *facilitator.Block) (bool, error) {
 	h, err := n.call(ctx, "used"+t.Nonce.Hex())
 	if err != nil {
 		return false, err
+	}
+	if at != nil {
+		if at.Number > h {
+			return false, errNode
+		}
+		h = at.Number
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -183,8 +183,12 @@ func block(b chain.Block, err error) (facilitator.Block, error) {
 	return blockOf(b), err
 }
 
-// Used reports whether the nonce of t was used or cancelled.
-func (n *Node) Used(ctx context.Context, t facilitator.Transfer) (bool, error) {
+// Used reports whether the nonce of t was used or cancelled, at a block or, if
+// that is nil, at the head.
+func (n *Node) Used(ctx context.Context, t facilitator.Transfer, at *facilitator.Block) (bool, error) {
+	if at != nil {
+		return n.quorum().AuthorizationStateAt(ctx, t.Asset, t.Payer, t.Nonce, at.Hash)
+	}
 	return n.quorum().AuthorizationState(ctx, t.Asset, t.Payer, t.Nonce)
 }
 
