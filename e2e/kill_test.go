@@ -18,6 +18,7 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/crypto"
 
+	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/e2e/anvil"
 	"github.com/402claw/clawr/store/storetest"
 	"github.com/402claw/clawr/x402"
@@ -189,15 +190,19 @@ func killOnce(t *testing.T, s *server, url string, key *ecdsa.PrivateKey, count 
 	}
 	wg.Wait()
 	t.Logf("killed at payment %d of %d; all %d settled %.1f s after the restart", victim, count, len(all), time.Since(restarted).Seconds())
-	txs := map[string]bool{}
+	payer := crypto.PubkeyToAddress(key.PublicKey)
 	for _, p := range all {
-		used, err := s.chain.client.AuthorizationState(ctx, s.chain.asset, crypto.PubkeyToAddress(key.PublicKey), p.nonce)
+		used, err := s.chain.client.AuthorizationState(ctx, s.chain.asset, payer, p.nonce)
 		if err != nil {
 			t.Fatal(err)
 		}
 		switch {
-		case p.status == http.StatusOK && used && strings.Contains(p.body, `"data":[{`) && p.tx != "" && !txs[p.tx]:
-			txs[p.tx] = true
+		case p.status == http.StatusOK && used && strings.Contains(p.body, `"data":[{`):
+			// A transaction may carry many payments; this one has to be among them.
+			found, err := s.chain.client.Evidence(ctx, common.HexToHash(p.tx), chain.Transfer{Asset: s.chain.asset, Payer: payer, PayTo: s.payTo, Amount: 1000, Nonce: p.nonce})
+			if err != nil || found.Use != chain.Paid {
+				t.Errorf("payment %s is not in the transaction %q that its receipt names: %v, %v", p.nonce, p.tx, found.Use, err)
+			}
 			answered++
 		case p.status == http.StatusPaymentRequired && !used:
 		default:
