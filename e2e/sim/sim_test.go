@@ -132,11 +132,10 @@ func TestTheSimulationSeesWhoIsCredulous(t *testing.T) {
 	dir, book := memory(t), template(t)
 	for name, as := range map[string]ledger.OutcomeState{"takes silence for a failure": ledger.NotCharged, "takes silence for a success": ledger.Settled} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(dir, fmt.Sprint(int(as), ".db"))
 			for seed := range uint64(40) {
-				for _, suffix := range []string{"", "-wal", "-shm"} {
-					os.Remove(path + suffix)
-				}
+				// Each life has a book of its own: one in the place of another, with
+				// the other's guard beside it, would be read-only.
+				path := filepath.Join(dir, fmt.Sprint(int(as), "-", seed, ".db"))
 				if err := os.WriteFile(path, book, 0o600); err != nil {
 					t.Fatal(err)
 				}
