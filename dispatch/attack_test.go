@@ -269,7 +269,7 @@ func TestAttackF2DuplicateSettlements(t *testing.T) {
 	const twins = 20
 	n := 0
 	for policy, shop := range shops {
-		for range attempts / twins / len(shops) {
+		for range (attempts + twins*len(shops) - 1) / (twins * len(shops)) { // rounded up
 			n++
 			q := c.buy(fmt.Sprintf("%s/v1/records?metal=gold&limit=%d", shop, n))
 			qs := make([]request, twins)
@@ -296,6 +296,9 @@ func TestAttackF2DuplicateSettlements(t *testing.T) {
 				t.Errorf("%s: the work was done for %d of %d presentations", policy, first, twins)
 			}
 		}
+	}
+	if n*twins < attempts {
+		t.Errorf("%d presentations, want %d", n*twins, attempts)
 	}
 	c.settled(n)
 	events := map[string]int{}
