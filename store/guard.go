@@ -173,7 +173,7 @@ func (g *guard) begin(ctx context.Context, db *sql.DB, was state, repaired bool)
 // damaged tells whoever looks after a database what is wrong with it.
 func damaged(why error) *clawr.Error {
 	return &clawr.Error{Code: clawr.CodeReadOnly, Message: "the database has lost or changed something, and nothing is written to it",
-		Fix: "stop clawr, then clawr db restore BACKUP, or clawr db check --repair --rpc-url URL", Err: why}
+		Fix: "stop clawr and whatever else has clawr.db open; then clawr db restore BACKUP, or, if it was only checkpointed, clawr db check --repair --rpc-url URL, which takes it as it is", Err: why}
 }
 
 // errReadOnly is what a write is refused with: callers of an API see it.

@@ -71,7 +71,7 @@ func (s *pageSums) verify(log *wal) error {
 			continue
 		}
 		if int(n) > len(s.sums) || crc32.Checksum(page, castagnoli) != s.sums[n-1] {
-			return fmt.Errorf("page %d of the database is not as it was written", n)
+			return fmt.Errorf("page %d of the database is not as it was written; another program that opened clawr.db, such as the sqlite3 shell, may have checkpointed it", n)
 		}
 	}
 }

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/402claw/clawr"
@@ -216,4 +219,67 @@ func TestAnOlderCopyIsFoundAndRepaired(t *testing.T) {
 		t.Error(err)
 	}
 	db.Close()
+}
+
+// A program that opens the file last and closes it, as the sqlite3 shell does,
+// copies the log into it behind the guard's back. Whoever looks after the
+// database is told that this may be all, and can take it as it is. One that
+// only reads it does no harm.
+func TestAnotherProgramsCheckpointIsNamedAndCanBeTakenAsItIs(t *testing.T) {
+	const rows = 40
+	files := acknowledged(t, rows, true)
+	look := func(path, mode string) {
+		t.Helper()
+		other, err := sql.Open("sqlite", "file:"+path+"?mode="+mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := other.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM owners`).Scan(&n); err != nil || n != rows {
+			t.Fatal(n, err)
+		}
+		if err := other.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reopen := func(path string, repair bool) *DB {
+		t.Helper()
+		db, err := Open(t.Context(), Options{Path: path, Repair: repair, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		return db
+	}
+	read := laid(t, t.TempDir(), files, "none", 0)
+	look(read, "ro")
+	if db := reopen(read, false); db.Damage() != nil {
+		t.Errorf("a program that only read did harm: %v", db.Damage())
+	}
+
+	path := laid(t, t.TempDir(), files, "none", 0)
+	look(path, "rw")
+	db := reopen(path, false)
+	e, ok := errors.AsType[*clawr.Error](db.Damage())
+	if !ok || !strings.Contains(e.Error(), "sqlite3 shell") || !strings.Contains(e.Fix, "if it was only checkpointed, clawr db check --repair") {
+		t.Fatalf("the damage is %v, and its fix is missing", db.Damage())
+	}
+	findings, err := db.Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		if guard := f.Name == "guard"; guard != (f.State == Failed) || guard && !strings.Contains(f.Detail, "sqlite3 shell") {
+			t.Errorf("the check says %+v", f)
+		}
+	}
+	db.Close()
+	db = reopen(path, true)
+	if db.Damage() != nil || !whole(t, db, rows) {
+		t.Errorf("taken as it is, it lacks rows, or is damaged: %v", db.Damage())
+	}
+	db.Close()
+	if db = reopen(path, false); db.Damage() != nil {
+		t.Errorf("after the repair: %v", db.Damage())
+	}
 }

@@ -195,7 +195,7 @@ func (e *env) showCheck(ctx context.Context, ctl *controller, again []rebuilt) e
 		return table(w, "STATE CHECK DETAIL", rows)
 	})
 	if err == nil && failed > 0 {
-		err = &clawr.Error{Code: clawr.CodeConflict, Message: fmt.Sprintf("%d checks failed", failed), Fix: "clawr db restore BACKUP, or clawr db check --repair --rpc-url URL"}
+		err = &clawr.Error{Code: clawr.CodeConflict, Message: fmt.Sprintf("%d checks failed", failed), Fix: "clawr db restore BACKUP, or clawr db check --repair --rpc-url URL, which is right if only the guard fails and another program checkpointed clawr.db"}
 	}
 	return err
 }

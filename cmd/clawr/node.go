@@ -90,6 +90,9 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 	}
 	if damage := n.db.Damage(); damage != nil {
 		n.env.note("warning: %v", damage)
+		if e, ok := errors.AsType[*clawr.Error](damage); ok {
+			n.env.note("  fix: %s", e.Fix)
+		}
 	} else if err := n.db.VoidLeases(ctx); err != nil {
 		return err
 	}
