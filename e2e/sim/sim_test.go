@@ -36,6 +36,33 @@ func memory(t testing.TB) string {
 	return t.TempDir()
 }
 
+// spend is one life, in a bubble and with a book of its own. change, if not nil,
+// is made to its world first.
+func spend(t *testing.T, dir string, book []byte, seed uint64, wrong *counts, change func(*world)) (res result) {
+	// A directory for each: beside a book lies what guards it, and a book that
+	// took another's place would be found damaged, and sell nothing.
+	dir, err := os.MkdirTemp(dir, "life-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "clawr.db")
+	if err := os.WriteFile(path, book, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w, err := newWorld(seed, path, wrong)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			change(w)
+		}
+		res = w.live()
+	})
+	return res
+}
+
 // No facilitator and no node, however slow, silent, wrong or false, makes
 // clawr ask for a second payment while the first may be charged, charge a
 // buyer twice, or keep from him what he was charged for.
@@ -50,21 +77,7 @@ func TestChaosSim(t *testing.T) {
 		wg.Go(func() {
 			for seed := range next {
 				t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-					path := filepath.Join(dir, fmt.Sprint(seed, ".db"))
-					if err := os.WriteFile(path, book, 0o600); err != nil {
-						t.Fatal(err)
-					}
-					var res result
-					synctest.Test(t, func(t *testing.T) {
-						w, err := newWorld(seed, path, &wrong)
-						if err != nil {
-							t.Fatal(err)
-						}
-						res = w.live()
-					})
-					for _, suffix := range []string{"", "-wal", "-shm"} {
-						os.Remove(path + suffix)
-					}
+					res := spend(t, dir, book, seed, &wrong, nil)
 					mu.Lock()
 					defer mu.Unlock()
 					total.add(res)
@@ -133,21 +146,7 @@ func TestTheSimulationSeesWhoIsCredulous(t *testing.T) {
 	for name, as := range map[string]ledger.OutcomeState{"takes silence for a failure": ledger.NotCharged, "takes silence for a success": ledger.Settled} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(40) {
-				// Each life has a book of its own: one in the place of another, with
-				// the other's guard beside it, would be read-only.
-				path := filepath.Join(dir, fmt.Sprint(int(as), "-", seed, ".db"))
-				if err := os.WriteFile(path, book, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				var res result
-				synctest.Test(t, func(t *testing.T) {
-					w, err := newWorld(seed, path, new(counts))
-					if err != nil {
-						t.Fatal(err)
-					}
-					w.dispatch.Payments = credulous{w.client, as}
-					res = w.live()
-				})
+				res := spend(t, dir, book, seed, new(counts), func(w *world) { w.dispatch.Payments = credulous{w.client, as} })
 				if as == ledger.NotCharged && res.fresh402 > 0 && res.twice > 0 || as == ledger.Settled && len(res.faults) > 0 {
 					return
 				}

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"crypto/ecdsa"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -134,6 +135,9 @@ func newWorld(seed uint64, book string, wrong *counts) (*world, error) {
 	db, err := store.Open(context.Background(), store.Options{Path: book, Log: log, Fatal: func(err error) { w.breaks("book: %v", err) }})
 	if err != nil {
 		return nil, err
+	}
+	if err := db.Damage(); err != nil { // it would sell nothing, and nothing would go wrong
+		return nil, errors.Join(err, db.Close())
 	}
 	w.db = db
 	w.chain = newChain(w.dice)
