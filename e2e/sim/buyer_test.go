@@ -159,6 +159,9 @@ func (p *purchase) send(ctx context.Context, patience time.Duration) (done bool)
 		if a.served && p.served != got.body {
 			p.w.breaks("%s: two answers to one payment: %q, %q", a.nonce.Hex(), p.served, got.body)
 		}
+		if p.shop != "async" && !p.w.chain.ever(a.key(p)) {
+			p.w.breaks("%s has its answer, and no block has charged it yet", a.nonce.Hex())
+		}
 		a.served, p.served = true, got.body
 		return true
 	case http.StatusPaymentRequired:

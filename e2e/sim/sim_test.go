@@ -140,18 +140,24 @@ func (c credulous) Settle(ctx context.Context, p ledger.Payment) (ledger.Outcome
 }
 
 // A settlement whose end is not known, taken for a failure or for a success,
-// is what this is all against: the simulation must see either.
+// is what this is all against: the simulation must see either, and not by
+// chance.
 func TestTheSimulationSeesWhoIsCredulous(t *testing.T) {
+	const lives, enough = 100, 10
 	dir, book := memory(t), template(t)
 	for name, as := range map[string]ledger.OutcomeState{"takes silence for a failure": ledger.NotCharged, "takes silence for a success": ledger.Settled} {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(40) {
+			noticed := 0
+			for seed := range uint64(lives) {
 				res := spend(t, dir, book, seed, new(counts), func(w *world) { w.dispatch.Payments = credulous{w.client, as} })
 				if as == ledger.NotCharged && res.fresh402 > 0 && res.twice > 0 || as == ledger.Settled && len(res.faults) > 0 {
-					return
+					if noticed++; noticed == enough {
+						t.Logf("%d of %d lives noticed", noticed, seed+1)
+						return
+					}
 				}
 			}
-			t.Error("nobody noticed in 40 lives")
+			t.Errorf("%d of %d lives noticed, and %d should", noticed, lives, enough)
 		})
 	}
 }
