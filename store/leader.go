@@ -22,15 +22,16 @@ const (
 // that only the leader may make names the epoch of its term, and is refused in
 // the same transaction once somebody else has a later one.
 type Leader struct {
-	db    *DB
-	name  string
-	epoch atomic.Int64
-	until atomic.Int64 // unix nanoseconds by our clock; 0: another leads
+	db     *DB
+	name   string
+	signer string
+	epoch  atomic.Int64
+	until  atomic.Int64 // unix nanoseconds by our clock; 0: another leads
 }
 
 // Leader is a claim to a signer. Run stands for it.
 func (db *DB) Leader(network, signer string) *Leader {
-	return &Leader{db: db, name: "signer/" + network + "/" + signer}
+	return &Leader{db: db, name: "signer/" + network + "/" + signer, signer: signer}
 }
 
 // Leads reports whether this node believes that it leads. Nothing may be
@@ -128,22 +129,47 @@ func (l *Leader) fence(ctx context.Context, q querier) error {
 // errNotLeader is why a signature was refused.
 var errNotLeader = errors.New("another node leads this signer")
 
-// LedBook is the book of a leader: a DB in which Sign and AddTx are refused,
-// with ledger.ErrFenced, once another node leads.
+// LedBook is the book of leaders of one chain: a DB in which Sign and AddTx are
+// refused, with ledger.ErrFenced, once another node leads the batch's signer.
 type LedBook struct {
 	*DB
-	leader *Leader
+	leaders map[string]*Leader // by signer
 }
 
-// Book is what the signer's facilitator writes in.
-func (l *Leader) Book() *LedBook { return &LedBook{l.db, l} }
+// Led is what a facilitator writes in that has these signers.
+func (db *DB) Led(leaders ...*Leader) *LedBook {
+	b := &LedBook{db, make(map[string]*Leader)}
+	for _, l := range leaders {
+		b.leaders[l.signer] = l
+	}
+	return b
+}
 
-// Sign is DB.Sign within the leader's term.
+// Book is what the facilitator of this signer alone writes in.
+func (l *Leader) Book() *LedBook { return l.db.Led(l) }
+
+// Sign is DB.Sign within the term of the leader of the batch's signer.
 func (b *LedBook) Sign(ctx context.Context, batch ledger.Batch, opened ...ledger.Settlement) error {
-	return b.DB.sign(ctx, b.leader.fence, batch, opened)
+	fence := func(ctx context.Context, q querier) error { return b.fence(ctx, q, batch.Signer) }
+	return b.DB.sign(ctx, fence, batch, opened)
 }
 
-// AddTx is DB.AddTx within the leader's term.
+// AddTx is DB.AddTx within the term of the leader of the batch's signer.
 func (b *LedBook) AddTx(ctx context.Context, batchID string, tx ledger.Tx) error {
-	return b.DB.addTx(ctx, b.leader.fence, batchID, tx)
+	fence := func(ctx context.Context, q querier) error {
+		var signer string
+		if _, err := found(q.QueryRowContext(ctx, `SELECT signer FROM settlement_batches WHERE id = $1`, batchID).Scan(&signer)); err != nil {
+			return err
+		}
+		return b.fence(ctx, q, signer)
+	}
+	return b.DB.addTx(ctx, fence, batchID, tx)
+}
+
+func (b *LedBook) fence(ctx context.Context, q querier, signer string) error {
+	l := b.leaders[signer]
+	if l == nil {
+		return fmt.Errorf("%w: %w", ledger.ErrFenced, errNotLeader)
+	}
+	return l.fence(ctx, q)
 }

@@ -107,6 +107,56 @@ func TestAPausedLeaderCannotSign(t *testing.T) {
 	must(t, b.Book().Sign(t.Context(), batchOf(1, s), s))
 }
 
+// A book of several signers holds each signature against the term of its own
+// signer: to lead one is no leave to sign with another.
+func TestASignatureNeedsTheTermOfItsOwnSigner(t *testing.T) {
+	c := newClock()
+	dbA, dbB := two(t, c)
+	const second = "0x00000000000000000000000000000000000000ee"
+	leaders := func(db *store.DB) (first, other *store.Leader, book *store.LedBook) {
+		first, other = db.Leader(testNetwork, testSigner), db.Leader(testNetwork, second)
+		return first, other, db.Led(first, other)
+	}
+	a1, a2, bookA := leaders(dbA)
+	b1, b2, bookB := leaders(dbB)
+	for l, want := range map[*store.Leader]bool{a1: true, b2: true} {
+		if leads, err := l.Stand(t.Context()); err != nil || leads != want {
+			t.Fatal(leads, err)
+		}
+	}
+	for l, want := range map[*store.Leader]bool{a2: false, b1: false} {
+		if leads, err := l.Stand(t.Context()); err != nil || leads != want {
+			t.Fatal(leads, err)
+		}
+	}
+	by := func(signer string, n int) (ledger.Batch, ledger.Settlement) {
+		s := unopenedOf(t, dbA, n)
+		b := batchOf(int64(n), s)
+		b.Signer = signer
+		return b, s
+	}
+	for i, x := range []struct {
+		book   *store.LedBook
+		signer string
+		fenced bool
+	}{{bookA, testSigner, false}, {bookA, second, true}, {bookB, second, false}, {bookB, testSigner, true},
+		{bookA, "0x00000000000000000000000000000000000000ff", true}, {a1.Book(), second, true}} {
+		b, s := by(x.signer, 20+i)
+		if err := x.book.Sign(t.Context(), b, s); errors.Is(err, ledger.ErrFenced) != x.fenced || !x.fenced && err != nil {
+			t.Errorf("signature %d by %s: %v, refused: want %v", i, x.signer, err, x.fenced)
+		}
+		if x.fenced {
+			continue
+		}
+		tx := ledger.Tx{Hash: b.ID + "-2", Attempt: 2, Raw: []byte{1}, MaxFee: "2", Tip: "2"}
+		other := map[*store.LedBook]*store.LedBook{bookA: bookB, bookB: bookA}[x.book]
+		if err := other.AddTx(t.Context(), b.ID, tx); !errors.Is(err, ledger.ErrFenced) {
+			t.Errorf("a replacement by who does not lead %s: %v, want ErrFenced", x.signer, err)
+		}
+		must(t, x.book.AddTx(t.Context(), b.ID, tx))
+	}
+}
+
 // unopenedOf is the settlement of the nth payment, which has its answer.
 func unopenedOf(t *testing.T, db *store.DB, n int) ledger.Settlement {
 	t.Helper()

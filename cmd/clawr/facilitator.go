@@ -63,11 +63,9 @@ func (s *settings) signers() (first *onchain.Node, more []facilitator.Sender) {
 	return first, more
 }
 
-// share lets f settle only while this node leads its signer: others may have
-// the same key.
-func (n *node) share(f *facilitator.Facilitator) *shared {
-	return newShared(n.db, f, strings.ToLower(f.Chain.Signer().Hex()), n.log)
-}
+// share lets f settle only with those of its signers that this node leads:
+// others may have the same keys.
+func (n *node) share(f *facilitator.Facilitator) *shared { return newShared(n.db, f, n.log) }
 
 // facilitatorFlags are what `clawr facilitator serve` is told.
 type facilitatorFlags struct {

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"hash/fnv"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,25 +18,28 @@ import (
 )
 
 // How often waiting payments are looked at without news, from which age on
-// what nobody submitted is picked up without news, and how much of it at once.
+// what nobody submitted is picked up without news, by others than the one who
+// was to hear of it, and how much of it at once.
 const (
 	lookEvery = time.Second
 	unheard   = 2 * time.Second
+	unwanted  = 6 * time.Second
 	pickUp    = 256
 	carriers  = 4096
 )
 
-// shared settles the payments of a node whose signer other nodes have too. One
-// of them leads and makes all transactions; the others hand their payments over
-// through the book: they wait for the row to move, and the leader hears of it.
+// shared settles the payments of a node whose signers other nodes have too. Of
+// each signer one of them leads, and makes all its transactions. Who leads any
+// settles with those that he leads; the others hand their payments over
+// through the book: they wait for the row to move, and a leader hears of it.
 // The news are hints that may be lost; rows that nobody moves are found by
 // looking.
 type shared struct {
 	*facilitator.Facilitator
-	db     *store.DB
-	leader *store.Leader
-	signer string // as the book names it
-	log    *slog.Logger
+	db      *store.DB
+	signers []string // as the book names them
+	leaders map[string]*store.Leader
+	log     *slog.Logger
 	// carry brings another node's payment to its end; set before Run.
 	carry func(context.Context, ledger.Payment)
 
@@ -44,20 +50,51 @@ type shared struct {
 	carrying map[string]bool                  // by payment id
 }
 
-func newShared(db *store.DB, f *facilitator.Facilitator, signer string, log *slog.Logger) *shared {
-	s := &shared{Facilitator: f, db: db, leader: db.Leader(f.Network, signer), signer: signer, log: log,
+func newShared(db *store.DB, f *facilitator.Facilitator, log *slog.Logger) *shared {
+	s := &shared{Facilitator: f, db: db, leaders: map[string]*store.Leader{}, log: log,
 		open: newTeller(), moved: newTeller(), waiting: map[string][]chan ledger.Payment{}, carrying: map[string]bool{}}
-	f.Book = s.leader.Book()
-	f.Leads = func(string) bool { return s.leader.Leads() }
+	var all []*store.Leader
+	for _, w := range append([]facilitator.Sender{f.Chain}, f.Signers...) {
+		signer := strings.ToLower(w.Signer().Hex())
+		l := db.Leader(f.Network, signer)
+		s.signers, s.leaders[signer], all = append(s.signers, signer), l, append(all, l)
+	}
+	book := db.Led(all...)
+	f.Book, f.Ends = book, book
+	f.Leads = s.leads
 	return s
 }
 
-// Settle settles p here if this node leads, and else waits until the leader
-// has done it.
+// leads reports whether this node leads a signer.
+func (s *shared) leads(signer string) bool {
+	l := s.leaders[signer]
+	return l != nil && l.Leads()
+}
+
+// led are the signers that this node leads.
+func (s *shared) led() (list []string) {
+	for _, signer := range s.signers {
+		if s.leads(signer) {
+			list = append(list, signer)
+		}
+	}
+	return list
+}
+
+// signerOf is whose leader a payment is handed to: the same, whoever asks, so
+// that two leaders do not both take it.
+func (s *shared) signerOf(id string) string {
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	return s.signers[int(h.Sum32()%uint32(len(s.signers)))]
+}
+
+// Settle settles p here if this node leads a signer, and else waits until a
+// leader has done it.
 func (s *shared) Settle(ctx context.Context, p ledger.Payment) (ledger.Outcome, error) {
-	if s.leader.Leads() {
+	if led := s.led(); len(led) > 0 {
 		out, err := s.Facilitator.Settle(ctx, p)
-		if err == nil || s.leader.Leads() {
+		if err == nil || slices.Equal(led, s.led()) {
 			return out, err
 		}
 		// It was another's turn meanwhile, and nothing was submitted.
@@ -75,7 +112,7 @@ func (s *shared) wait(ctx context.Context, p ledger.Payment) (ledger.Outcome, er
 		if out, ended := outcome(&p); ended {
 			return out, nil
 		}
-		if p.Money == ledger.Held && s.leader.Leads() {
+		if p.Money == ledger.Held && len(s.led()) > 0 {
 			return s.Facilitator.Settle(ctx, p)
 		}
 		select {
@@ -140,9 +177,13 @@ func (s *shared) await(id string) (rows chan ledger.Payment, forget func()) {
 func (s *shared) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Facilitator.Run(ctx) })
-	g.Go(func() error { return s.leader.Run(ctx, func() { s.elected(ctx) }) })
-	g.Go(func() error { return s.open.run(ctx, s.tell(s.signer)) })
-	g.Go(func() error { return s.moved.run(ctx, s.tell("")) })
+	for _, l := range s.leaders {
+		g.Go(func() error { return l.Run(ctx, func() { s.elected(ctx) }) })
+	}
+	g.Go(func() error { return s.open.run(ctx, s.handOver) })
+	g.Go(func() error {
+		return s.moved.run(ctx, func(ctx context.Context, ids []string) { s.tell(ctx, "", ids) })
+	})
 	carried := make(chan ledger.Payment, pickUp)
 	g.Go(func() error { return s.carryAll(ctx, carried) })
 	g.Go(func() error { return s.look(ctx, carried) })
@@ -161,22 +202,32 @@ func (s *shared) elected(ctx context.Context) {
 	}
 }
 
-func (s *shared) tell(signer string) func(context.Context, []string) {
-	return func(ctx context.Context, ids []string) {
-		if err := s.db.Tell(ctx, store.News{Signer: signer, IDs: ids}); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "other nodes not told; they will look by themselves", "payments", len(ids), "err", err)
-		}
+// handOver tells leaders of payments that they are to settle.
+func (s *shared) handOver(ctx context.Context, ids []string) {
+	shares := map[string][]string{}
+	for _, id := range ids {
+		signer := s.signerOf(id)
+		shares[signer] = append(shares[signer], id)
+	}
+	for signer, ids := range shares {
+		s.tell(ctx, signer, ids)
 	}
 }
 
-// heard acts on news: the leader carries what is to be settled, and everybody
+func (s *shared) tell(ctx context.Context, signer string, ids []string) {
+	if err := s.db.Tell(ctx, store.News{Signer: signer, IDs: ids}); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "other nodes not told; they will look by themselves", "payments", len(ids), "err", err)
+	}
+}
+
+// heard acts on news: a leader carries what is to be settled, and everybody
 // looks at what he waits for.
 func (s *shared) heard(ctx context.Context, n store.News, carried chan<- ledger.Payment) {
 	if n.Signer == "" {
 		s.deliver(ctx, s.waitedFor(n.IDs))
 		return
 	}
-	if n.Signer != s.signer || !s.leader.Leads() {
+	if !s.leads(n.Signer) {
 		return
 	}
 	rows, err := s.db.PaymentsByID(ctx, n.IDs)
@@ -242,21 +293,30 @@ func (s *shared) look(ctx context.Context, carried chan<- ledger.Payment) error 
 		case <-tick.C:
 		}
 		s.deliver(ctx, s.waitedFor(nil))
-		if !s.leader.Leads() {
+		if len(s.led()) == 0 {
 			continue
 		}
 		s.mu.Lock()
 		limit := pickUp + len(s.carrying)
 		s.mu.Unlock()
-		rows, err := s.db.Unsubmitted(ctx, time.Now().Add(-unheard), limit)
+		now := time.Now()
+		rows, err := s.db.Unsubmitted(ctx, now.Add(-unheard), limit)
 		if err != nil {
 			if ctx.Err() == nil {
 				s.log.WarnContext(ctx, "payments of other nodes not read", "err", err)
 			}
 			continue
 		}
-		s.take(ctx, rows, carried)
+		s.take(ctx, s.ours(rows, now), carried)
 	}
+}
+
+// ours are those of rows that were handed to a signer that this node leads, or
+// that its leader, who may not be there, has left alone.
+func (s *shared) ours(rows []ledger.Payment, now time.Time) []ledger.Payment {
+	return slices.DeleteFunc(rows, func(p ledger.Payment) bool {
+		return !s.leads(s.signerOf(p.ID)) && now.Sub(p.Updated) < unwanted
+	})
 }
 
 // waitedFor are those of ids that somebody here waits for; nil means all.

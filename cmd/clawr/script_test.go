@@ -20,11 +20,17 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/402claw/clawr/chain"
+	"github.com/402claw/clawr/store/storetest"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"clawr": main})
+	testscript.Main(served{m}, map[string]func(){"clawr": main})
 }
+
+// served are tests that may need a database server, which is stopped after them.
+type served struct{ *testing.M }
+
+func (s served) Run() int { return storetest.Main(s.M) }
 
 // TestScripts runs the product as its users do: every testdata/*.txtar is a
 // session in a shell. Beside clawr itself they may use
