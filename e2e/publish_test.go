@@ -232,6 +232,38 @@ func TestACutConnectionLeavesNothingHalfPublished(t *testing.T) {
 	}
 }
 
+// The dispatcher gathers events for a second after the answer. A deployment in
+// that second loses none.
+func TestADeploymentLosesNoEvents(t *testing.T) {
+	t.Parallel()
+	p := newPress(t)
+	token, err := os.ReadFile(filepath.Join(p.dir, "cloudflare", "platform-token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 3; n++ {
+		p.must("deploy", p.edition(n, 1), "--tenant", "news", "--publish")
+		p.sells("news", n) // and the next one follows at once
+	}
+	p.must("pause", "news", "--publish")
+	req, err := http.NewRequest(http.MethodGet, p.like.edge+"/__platform/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var got struct {
+		Events []struct{ Lifecycle string }
+	}
+	if err := json.NewDecoder(res.Body).Decode(&got); err != nil || len(got.Events) < 3 {
+		t.Errorf("%s, %v: %+v, want the calls of 3 editions", res.Status, err, got.Events)
+	}
+}
+
 // A deployment of the dispatcher that is cut anywhere is finished by the same
 // command, and nothing is made twice.
 func TestACutDispatcherDeploymentIsFinished(t *testing.T) {

@@ -24,6 +24,32 @@ function script(worker, databases) {
   return out;
 }
 
+// What the dispatcher is run behind. Requests leave work behind (waitUntil),
+// which Cloudflare lets go on for up to 30 s whatever is deployed meanwhile;
+// this says which of it still does, by number.
+const LEFT = "http://left.lookalike/", GRACE = 30_000; // ms
+const front = (main) => `import * as worker from ${JSON.stringify("./" + main)};
+  export * from ${JSON.stringify("./" + main)};
+  const open = new Set();
+  let n = 0;
+  const fetch = (request, env, ctx) => {
+    if (request.url === ${JSON.stringify(LEFT)}) return Response.json([...open]);
+    const waitUntil = ctx.waitUntil.bind(ctx);
+    ctx.waitUntil = (work) => {
+      const id = n++, done = () => { open.delete(id); };
+      open.add(id);
+      waitUntil(Promise.resolve(work).finally(done));
+    };
+    return worker.default.fetch(request, env, ctx);
+  };
+  export default typeof worker.default?.fetch === "function" ? { ...worker.default, fetch } : worker.default;`;
+
+/** fronted is the dispatcher's script with that in front. */
+function fronted(s) {
+  const main = "front.lookalike.js";
+  return { ...s, main, modules: [{ name: main, type: "ESModule", contents: front(s.main) }, ...s.modules] };
+}
+
 /** Runtime runs one account: the dispatcher that was deployed last, and the Workers of its namespace. */
 export class Runtime {
   #edge;
@@ -51,14 +77,25 @@ export class Runtime {
     tenants[STORAGE] = { ...IDLE, d1: {}, kv: {} };
     for (const [id, d] of Object.entries(this.account.d1)) tenants[STORAGE].d1[`D_${id}`] = d.store;
     for (const id of Object.keys(this.account.kv)) tenants[STORAGE].kv[`K_${id}`] = id;
-    const dispatcher = main ? script(main, this.account.d1) : IDLE;
+    const dispatcher = main ? fronted(script(main, this.account.d1)) : IDLE;
     if (!this.#edge) {
       this.#edge = new Edge({ dir: this.dir, dispatcher, tenants, host: this.host });
       await this.#edge.start();
       return;
     }
     for (const n of this.#edge.tenants.keys()) if (!(n in tenants)) tenants[n] = null;
+    await this.#left();
     await this.#edge.change(tenants, dispatcher);
+  }
+
+  // left waits for the work that requests have left behind: a change starts
+  // workerd anew, which would end it. No request is under way meanwhile.
+  async #left() {
+    if (this.#edge.options.dispatcher === IDLE) return;
+    const worker = await this.#edge.mf.getWorker("dispatcher");
+    for (const end = Date.now() + GRACE; Date.now() < end; await new Promise((r) => setTimeout(r, 20))) {
+      if ((await (await worker.fetch(LEFT)).json()).length === 0) return;
+    }
   }
 
   /** use runs fn with the runtime as it should be; nothing is changed below it meanwhile. */
