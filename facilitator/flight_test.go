@@ -206,8 +206,10 @@ func TestANonceThatAStrangerUsedOrphansTheBatch(t *testing.T) {
 	if open, err := w.db.OpenBatches(t.Context(), w.asset.Network, x402.Lower(w.node.Key.Address())); err != nil || len(open) > 0 {
 		t.Errorf("open batches: %+v, %v", open, err)
 	}
-	if w.spent() != 4 || w.units(w.payTo) != 4000 {
-		t.Errorf("%d transactions, the shop has %d units", w.spent(), w.units(w.payTo))
+	// The first payment's, the stranger's, and one to three for those that were
+	// orphaned: how they are grouped anew is up to when each is found.
+	if n := w.spent(); n < 3 || n > 5 || w.units(w.payTo) != 4000 {
+		t.Errorf("%d transactions, the shop has %d units", n, w.units(w.payTo))
 	}
 }
 
