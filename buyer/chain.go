@@ -20,10 +20,11 @@ type Chain interface {
 	// Balance is what holder has, in the token's units.
 	Balance(ctx context.Context, asset, holder string) (*big.Int, error)
 	// Used is EIP-3009's authorizationState: the authorization was charged, or
-	// cancelled by its payer.
-	Used(ctx context.Context, asset, payer, nonce string) (bool, error)
-	// FinalTime is the time of the last finalized block.
-	FinalTime(context.Context) (time.Time, error)
+	// cancelled by its payer. It is as of the block with a hash, and of the head
+	// if block is "". A block that the node does not have is an error.
+	Used(ctx context.Context, asset, payer, nonce, block string) (bool, error)
+	// Final is the last finalized block's hash and time.
+	Final(context.Context) (block string, at time.Time, err error)
 }
 
 // checkBalance refuses to sign for what the wallet does not hold.
@@ -54,7 +55,8 @@ const (
 
 // ask finds out p's fate on the chain. Dead needs both: the last finalized
 // block is past the authorization's end, so that no block to come can hold
-// it, and, asked after that, the token says that it was not used.
+// it, and the token says in that very block that it was not used. The head is
+// no proof: behind a load balancer it may be another node's, and older.
 func (c *Client) ask(ctx context.Context, p *Payment) (fate, string, error) {
 	if c.Chain == nil {
 		return undecided, "", nil
@@ -62,11 +64,14 @@ func (c *Client) ask(ctx context.Context, p *Payment) (fate, string, error) {
 	if network := c.Chain.Network(); network != p.Network {
 		return undecided, "", &clawr.Error{Code: clawr.CodeWrongChain, Param: "rpc-url", Message: fmt.Sprintf("the open payment is on %s, and the node is on %s", p.Network, network), Fix: "--rpc-url of a node of " + p.Network}
 	}
-	final, err := c.Chain.FinalTime(ctx)
+	block, final, err := c.Chain.Final(ctx)
 	if err != nil {
 		return undecided, "", err
 	}
-	isUsed, err := c.Chain.Used(ctx, p.Asset, p.Payer, p.Nonce)
+	isUsed, err := c.Chain.Used(ctx, p.Asset, p.Payer, p.Nonce, "")
+	if err == nil && !isUsed && final.Unix() >= p.ValidBefore {
+		isUsed, err = c.Chain.Used(ctx, p.Asset, p.Payer, p.Nonce, block)
+	}
 	switch {
 	case err != nil:
 		return undecided, "", err

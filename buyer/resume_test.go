@@ -179,7 +179,7 @@ func TestProveClosesWhatTheChainSaysIsDead(t *testing.T) {
 		if closed, err := c.Prove(t.Context()); len(closed) != 0 || err == nil {
 			t.Errorf("by a broken node: %v %v", closed, err)
 		}
-		node.err = nil
+		node.err, node.behind = nil, true
 		closed, err := c.Prove(t.Context())
 		if err != nil || len(closed) != 1 || closed[0].Nonce != nonces[1] || closed[0].Outcome != NotCharged {
 			t.Errorf("closed %+v %v, want the one that is expired and unused", closed, err)

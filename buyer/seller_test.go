@@ -196,6 +196,7 @@ type fakeChain struct {
 	balance int64
 	used    func(nonce string) bool
 	final   func() time.Time
+	behind  bool // the head is older than the finalized block
 	err     error
 }
 
@@ -206,10 +207,15 @@ func (f *fakeChain) Asset(context.Context, string) (clawr.Asset, error) {
 func (f *fakeChain) Balance(context.Context, string, string) (*big.Int, error) {
 	return big.NewInt(f.balance), f.err
 }
-func (f *fakeChain) Used(_ context.Context, _, _, nonce string) (bool, error) {
+func (f *fakeChain) Used(_ context.Context, _, _, nonce, block string) (bool, error) {
+	if block == "" && f.behind {
+		return false, f.err
+	}
 	return f.used != nil && f.used(nonce), f.err
 }
-func (f *fakeChain) FinalTime(context.Context) (time.Time, error) { return f.final(), f.err }
+func (f *fakeChain) Final(context.Context) (string, time.Time, error) {
+	return "final", f.final(), f.err
+}
 
 func httpRequest(url string) *http.Request { return httptest.NewRequest("GET", url, nil) }
 

@@ -153,13 +153,17 @@ func (n nodeChain) Balance(ctx context.Context, asset, holder string) (*big.Int,
 	return n.TokenBalance(ctx, common.HexToAddress(asset), common.HexToAddress(holder))
 }
 
-func (n nodeChain) Used(ctx context.Context, asset, payer, nonce string) (bool, error) {
-	return n.AuthorizationState(ctx, common.HexToAddress(asset), common.HexToAddress(payer), common.HexToHash(nonce))
+func (n nodeChain) Used(ctx context.Context, asset, payer, nonce, block string) (bool, error) {
+	token, who, id := common.HexToAddress(asset), common.HexToAddress(payer), common.HexToHash(nonce)
+	if block == "" {
+		return n.AuthorizationState(ctx, token, who, id)
+	}
+	return n.AuthorizationStateAt(ctx, token, who, id, common.HexToHash(block))
 }
 
-func (n nodeChain) FinalTime(ctx context.Context) (time.Time, error) {
+func (n nodeChain) Final(ctx context.Context) (string, time.Time, error) {
 	b, err := n.Finalized(ctx)
-	return b.Time, err
+	return b.Hash.Hex(), b.Time, err
 }
 
 // pay makes one call.

@@ -40,15 +40,23 @@ export class Chain {
     return paid(logs, t);
   }
 
-  /** look finds out how the authorization stands. The finalized block is read first: what is unused afterwards was unused then. */
+  /** look finds out how the authorization stands. That it was not charged is read in the finalized block itself. */
   async look(t: Transfer): Promise<Finding> {
     const final = await this.#call("eth_getBlockByNumber", ["finalized", false]);
     if (!isObject(final) || typeof final["number"] !== "string" || typeof final["timestamp"] !== "string") throw new Error("the node has no finalized block");
-    const state = await this.#call("eth_call", [{ to: t.asset, data: STATE + word(t.payer).slice(2) + t.nonce.slice(2) }, "latest"]);
-    if (typeof state !== "string" || !/^0x[0-9a-f]{64}$/i.test(state)) throw new Error("the token does not say authorizationState");
     const number = BigInt(final["number"]), time = BigInt(final["timestamp"]);
+    const isUsed = async (at: Json): Promise<boolean> => {
+      const state = await this.#call("eth_call", [{ to: t.asset, data: STATE + word(t.payer).slice(2) + t.nonce.slice(2) }, at]);
+      if (typeof state !== "string" || !/^0x[0-9a-f]{64}$/i.test(state)) throw new Error("the token does not say authorizationState");
+      return BigInt(state) !== 0n;
+    };
     const proof = (why: string, tx: string): string => JSON.stringify({ why, tx: tx || undefined, finalized: Number(number), hash: final["hash"], time: Number(time) });
-    if (BigInt(state) === 0n) return { state: "unused", tx: "", proof: time > t.validBefore ? proof("expired unused", "") : "", final: false };
+    if (!(await isUsed("latest"))) {
+      if (time <= t.validBefore) return { state: "unused", tx: "", proof: "", final: false };
+      // The head may be another node's, and older: only the finalized block's own state (EIP-1898) is proof.
+      if (await isUsed({ blockHash: String(final["hash"]), requireCanonical: true })) throw new Error("the node's head is behind its finalized block");
+      return { state: "unused", tx: "", proof: proof("expired unused", ""), final: false };
+    }
     const head = BigInt(String(await this.#call("eth_blockNumber", [])));
     const from = head > BigInt(SPAN) ? head - BigInt(SPAN) : 0n;
     const logs = await this.#call("eth_getLogs", [{ address: t.asset, fromBlock: "0x" + from.toString(16), toBlock: "latest", topics: [[USED, CANCELED], word(t.payer), t.nonce] }]);
