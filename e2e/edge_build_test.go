@@ -46,6 +46,19 @@ func TestEdgeSignsForCDP(t *testing.T) {
 	}
 }
 
+// Only the finalized block's own state is proof that a payment was never
+// charged: the head may be an older node's.
+func TestEdgeReadsTheProofOfDeathInTheFinalizedBlock(t *testing.T) {
+	t.Parallel()
+	var got struct {
+		Checked int
+		Wrong   []string
+	}
+	if said := edgeScript(t, "death.mjs", &got); got.Checked != 5 || len(got.Wrong) > 0 {
+		t.Errorf("%d of 5 cases, wrong: %q\n%s", got.Checked, got.Wrong, said)
+	}
+}
+
 // The benchmark of the edge runs, and the bundle is as small as it has to be;
 // its times are taken by make bench-edge, on a machine that does nothing else.
 func TestEdgeBenchRuns(t *testing.T) {
