@@ -306,24 +306,33 @@ func TestEdgeSurvivesKills(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	var killer sync.WaitGroup
+	var killed atomic.Int64
 	killer.Go(func() {
 		for range kills {
 			select {
 			case <-stop:
 				return
-			case <-time.After(time.Duration(200+rand.IntN(1500)) * time.Millisecond):
+			case <-time.After(time.Duration(20+rand.IntN(600)) * time.Millisecond):
 			}
 			w.die()
 			w.up(t)
+			killed.Add(1)
 		}
 	})
-	for n := range calls {
+	for n := range calls { // in step with the kills, so that each of them hits the stream
+		for killed.Load() < int64(n*kills/calls) && !t.Failed() {
+			time.Sleep(5 * time.Millisecond)
+		}
 		next <- n
 	}
 	close(next)
 	wg.Wait()
 	close(stop)
 	killer.Wait()
+	t.Logf("%d kills in %d calls", killed.Load(), calls)
+	if got := killed.Load(); got < int64(kills-1) {
+		t.Errorf("killed %d times, want %d", got, kills)
+	}
 	if got, want := w.earned(t), int64(calls)*1000; got != want {
 		t.Errorf("%d calls were answered, and %d was charged, want %d", answered.Load(), got, want)
 	}
