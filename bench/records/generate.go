@@ -10,7 +10,7 @@ import (
 )
 
 // The dataset: 15 columns of every type, drawn from one seed. At 1,000,000 rows
-// it has 157 MB.
+// it has 141 MB, and 157 MB at 1,115,000.
 const header = "id,sku,name,brand,category,country,city,price,score,stock,active,released,updated,zip,notes\n"
 
 var (
