@@ -154,7 +154,7 @@ func TestThreeMillionFlightsGetTheTypesAPersonWouldChoose(t *testing.T) {
 		t.Skip("three million rows take seconds")
 	}
 	f, err := os.Open(flights)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) && os.Getenv("CI") == "" {
 		t.Skip("npm ci in e2e brings the file")
 	}
 	if err != nil {
