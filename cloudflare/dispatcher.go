@@ -205,7 +205,7 @@ func (p *Publisher) put(ctx context.Context, w *Worker, secrets string, u Upload
 func (p *Publisher) planAddress(ctx context.Context, plan *Plan, s DispatcherSpec) error {
 	if s.Route != "" {
 		host, _, _ := strings.Cut(s.Route, "/")
-		plan.URL = "https://" + strings.TrimPrefix(host, "*.")
+		plan.URL = "https://" + host // a pattern of many hosts comes with a PublicURL
 		if p.API != nil {
 			zone, id, err := p.API.route(ctx, s.Route, s.Script)
 			if err != nil {

@@ -29,11 +29,12 @@ type lookalike struct {
 // What the look-alike's account is known by. The second account is somebody
 // else's.
 const (
-	cfAccount = "0123456789abcdef0123456789abcdef"
-	cfOther   = "fedcba9876543210fedcba9876543210"
-	cfToken   = "a-token-that-may-edit-everything"
-	cfReader  = "a-token-that-may-read-everything"
-	cfForeign = "a-token-of-the-other-account"
+	cfAccount   = "0123456789abcdef0123456789abcdef"
+	cfOther     = "fedcba9876543210fedcba9876543210"
+	cfToken     = "a-token-that-may-edit-everything"
+	cfReader    = "a-token-that-may-read-everything"
+	cfRouteless = "a-token-that-may-edit-all-but-routes"
+	cfForeign   = "a-token-of-the-other-account"
 )
 
 // foreignWorker is one that clawr did not upload.
@@ -58,8 +59,8 @@ func (l *lookalike) up(t testing.TB, rate int) {
 	}
 	config := fmt.Sprintf(`{"dir":%q,"port":%s,"edgePort":%s,"rate":%d,
 		"accounts":{%q:{"subdomain":"acme","namespaces":["live"],"zones":{"z1":{"name":"402claw.dev"}},"scripts":{"somebody-elses":%s}},%q:{"subdomain":null}},
-		"tokens":{%q:{"accounts":[%q],"write":["scripts","kv","d1","routes"]},%q:{"accounts":[%q],"write":[]},%q:{"accounts":[%q],"write":["scripts","kv","d1","routes"]}}}`,
-		l.dir, api, edge, rate, cfAccount, foreignWorker, cfOther, cfToken, cfAccount, cfReader, cfAccount, cfForeign, cfOther)
+		"tokens":{%q:{"accounts":[%q],"write":["scripts","kv","d1","routes"]},%q:{"accounts":[%q],"write":["scripts","kv","d1"]},%q:{"accounts":[%q],"write":[]},%q:{"accounts":[%q],"write":["scripts","kv","d1","routes"]}}}`,
+		l.dir, api, edge, rate, cfAccount, foreignWorker, cfOther, cfToken, cfAccount, cfRouteless, cfAccount, cfReader, cfAccount, cfForeign, cfOther)
 	l.Cmd = exec.Command("node", filepath.Join("lookalike", "server.mjs"), config)
 	l.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	l.errs = &lockedBuffer{}

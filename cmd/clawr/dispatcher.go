@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 
@@ -103,6 +104,11 @@ func (f *dispatcherFlags) token(ctx context.Context) (a clawr.Asset, err error) 
 	return c.Asset(ctx, common.HexToAddress(address))
 }
 
+// isRoute matches the patterns that lead a whole host to the dispatcher, or all
+// hosts below one: it reads tenants from the beginning of the path.
+// https://developers.cloudflare.com/workers/configuration/routing/routes/
+var isRoute = regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])/\*$`)
+
 // spec is the dispatcher that the flags and the environment ask for.
 func (f *dispatcherFlags) spec(ctx context.Context, e *env) (s cloudflare.DispatcherSpec, err error) {
 	bad := func(flag, message, fix string) error {
@@ -115,6 +121,10 @@ func (f *dispatcherFlags) spec(ctx context.Context, e *env) (s cloudflare.Dispat
 		return s, bad("script-name", fmt.Sprintf("%q is not a name for a Worker", f.script), "use lower-case letters, digits and inner hyphens, at most 63")
 	case f.route == "" && !f.workersDev:
 		return s, bad("workers-dev", "the dispatcher would have no address", "--route api.example.com/*, or leave --workers-dev=false out")
+	case f.route != "" && !isRoute.MatchString(f.route):
+		return s, bad("route", fmt.Sprintf("%q is not a route for a whole host", f.route), "--route 'api.example.com/*'")
+	case strings.HasPrefix(f.route, "*") && f.publicURL == "":
+		return s, bad("public-url", "many hosts lead to this route, and none of them is the dispatcher's own", "--public-url https://"+strings.Replace(strings.TrimSuffix(f.route, "/*"), "*", "api", 1))
 	case f.deadline < 2*time.Second || f.deadline > 10*time.Minute:
 		return s, bad("deadline", "--deadline is not between 2s and 10m", "--deadline 30s")
 	}

@@ -118,7 +118,9 @@ export const routes = [
   ["GET", "/zones/:z/workers/routes", null, (c) => zone(c).routes ?? []],
   ["POST", "/zones/:z/workers/routes", "routes", (c) => {
     const z = zone(c), { pattern, script } = json(c.body);
-    if (typeof pattern !== "string" || !/^[^/]+\/\*?/.test(pattern)) no(400, 10022, "The pattern of the route is not possible");
+    const host = /^(?:\*\.?)?([^/*:]+)\/[^*]*\*?$/.exec(pattern)?.[1] ?? no(400, 10022, "workers.api.error.invalid_route_pattern");
+    if (host !== z.name && !host.endsWith("." + z.name)) no(400, 10022, "workers.api.error.route_pattern_not_in_zone");
+    if (!c.allowed.some((a) => script in c.accounts[a].scripts)) no(400, 10019, "workers.api.error.route_script_missing");
     if ((z.routes ??= []).some((r) => r.pattern === pattern)) no(409, 10020, "A route with the same pattern already exists");
     const r = { id: hex(16), pattern, script };
     z.routes.push(r);
