@@ -189,6 +189,7 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 		p.forged = true
 		return d.buy(c, p)
 	}
+	d.reached("voucher.received")
 	unlock, ok := d.Till.busy.lock(ctx, p.channel.Voucher.Channel)
 	if !ok {
 		return &clawr.Error{Code: x402.ReasonChannelBusy, Status: http.StatusServiceUnavailable, Message: "another call draws on this channel", Fix: "send the same payment again", RetryAfter: time.Second}
@@ -322,7 +323,18 @@ func (d *Dispatcher) sync(ctx context.Context, p *payment) (*ledger.Channel, err
 	seen.PayTo = x402.Lower(p.channel.Config.Receiver)
 	seen.Config = p.channel.ConfigJSON()
 	kept, err := d.Till.Channels.SyncChannel(ctx, seen)
+	if err == nil {
+		d.noticed(&kept)
+	}
 	return &kept, err
+}
+
+// noticed marks, for the tests that kill here, that the book knows of a
+// withdrawal from now on.
+func (d *Dispatcher) noticed(ch *ledger.Channel) {
+	if ch.WithdrawAt > 0 {
+		d.reached("withdrawal.noticed")
+	}
 }
 
 // voucher charges a new voucher: a deposit that comes with it first, then the
@@ -387,6 +399,7 @@ func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402
 			return nil, d.refuse(c, out.ErrorReason, "the deposit was not made; nothing was charged")
 		}
 		c.deposit = &out
+		d.reached("deposit.after")
 	case d.asked(p, ch) && p.channel.Config.PayerAuthorizer == (common.Address{}):
 		v, err := d.Till.Vault.VerifyChannel(ctx, p.ForFacilitator(&terms), terms)
 		switch {
@@ -414,6 +427,7 @@ func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, 
 		TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Fingerprint: c.fingerprint(e, c.canonical), SignatureSHA256: p.signature,
 		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), Counters: counters}
 	if !idempotent(c.Method) {
+		d.reached("hold.before")
 		epoch, err := d.Till.Holds.HoldChannel(ctx, row.Channel, v.MaxClaimable-amount, amount, d.Node, d.deadline())
 		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
 			return d.behind(c, p, &b.Channel)
@@ -421,6 +435,7 @@ func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, 
 		if err != nil {
 			return unavailable(err)
 		}
+		d.reached("hold.after")
 		row.Epoch = epoch
 		defer func() {
 			if !c.booked {

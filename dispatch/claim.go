@@ -120,7 +120,11 @@ func (d *Dispatcher) reread(ctx context.Context, ch ledger.Channel) (ledger.Chan
 		return ch, err
 	}
 	ch.Balance, ch.Claimed, ch.Withdrawal, ch.WithdrawAt, ch.RefundNonce, ch.Synced = seen.Balance, seen.Claimed, seen.Withdrawal, seen.WithdrawAt, seen.RefundNonce, seen.Synced
-	return d.Till.Channels.SyncChannel(ctx, ch)
+	ch, err = d.Till.Channels.SyncChannel(ctx, ch)
+	if err == nil {
+		d.noticed(&ch)
+	}
+	return ch, err
 }
 
 // claimOf is what is due of a channel, with the voucher that allows it.

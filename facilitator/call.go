@@ -83,6 +83,7 @@ func (f *Facilitator) call(ctx context.Context, p *x402.ChannelPayload, most uin
 		return nil, "", &errRefused{"it would take too much gas"}
 	}
 	f.reached("preflight")
+	f.reached(string(p.Kind) + ".build")
 	b, err := s.sign(ctx, nil, func(nonce int64) (ledger.Tx, string, error) {
 		return c.SignChannel(ctx, nonce, min(gas+gas/5, most), p)
 	})
@@ -93,7 +94,8 @@ func (f *Facilitator) call(ctx context.Context, p *x402.ChannelPayload, most uin
 		f.nextNonce(s)
 		return nil, "", down("the book does not answer", err)
 	}
-	fl := s.launch(b, nil, 1)
+	f.reached(string(p.Kind) + ".signed")
+	fl := s.launch(b, nil, 1, p.Kind)
 	defer fl.leave()
 	select {
 	case <-fl.done:

@@ -117,7 +117,8 @@ type Facilitator struct {
 	Log   *slog.Logger
 	// Failpoint, if set, is called at "preflight", at "batch.after", when a batch
 	// is made up, and before and after t3, broadcast, mined and bump:
-	// "t3.before", "t3.after", …
+	// "t3.before", "t3.after", … What is done with a channel is also at "build",
+	// "signed" and the latter points by its own name: "claim.signed", …
 	Failpoint func(name string)
 
 	clock   clock

@@ -8,6 +8,7 @@ import (
 	"github.com/ethereum/go-ethereum/core/types"
 
 	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
 )
 
 // The pace of a flight.
@@ -29,6 +30,7 @@ const DefaultBump = 3
 // one goroutine however many wait for it.
 type flight struct {
 	s     *settler
+	what  x402.ChannelKind // empty: payments, or nobody here knows any more
 	its   []item
 	seats int // who wait for it, under s.mu
 
@@ -129,14 +131,23 @@ func (fl *flight) broadcast(ctx context.Context) *Receipt {
 		}
 	}
 	tx := fl.batch.Txs[newest]
-	f.reached("broadcast.before")
+	fl.reached("broadcast.before")
 	r, err := fl.s.from.Submit(ctx, tx, ts)
-	f.reached("broadcast.after")
+	fl.reached("broadcast.after")
 	if err != nil && r == nil && ctx.Err() == nil {
 		fl.s.money.heard(err)
 		f.log().WarnContext(ctx, "transaction not accepted", "batch", fl.batch.ID, "tx", tx.Hash, "err", err)
 	}
 	return r
+}
+
+// reached is at a failpoint: of every transaction's, and of those that do the
+// same with a channel, such as "claim.broadcast.after".
+func (fl *flight) reached(point string) {
+	fl.s.f.reached(point)
+	if fl.what != "" {
+		fl.s.f.reached(string(fl.what) + "." + point)
+	}
 }
 
 // book stores what the transaction in r did, and lands if the book has it, from
@@ -145,7 +156,7 @@ func (fl *flight) book(r *Receipt) bool {
 	s := fl.s
 	ctx, cancel := context.WithTimeout(context.Background(), bookTimeout)
 	defer cancel()
-	results, err := s.f.mined(ctx, &fl.batch, fl.its, r)
+	results, err := s.f.mined(ctx, &fl.batch, fl.its, r, fl.reached)
 	switch {
 	case errors.Is(err, ledger.ErrFenced): // somebody else booked it, or gave it up
 	case err != nil:

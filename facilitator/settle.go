@@ -268,7 +268,7 @@ func (f *Facilitator) landed(ctx context.Context, a *payment, s ledger.Settlemen
 // mined finds out what receipt r of batch b means for each of its settlements,
 // and stores it. A settlement that r did not pay may have been paid by
 // somebody else's transaction, who saw ours.
-func (f *Facilitator) mined(ctx context.Context, b *ledger.Batch, its []item, r *Receipt) ([]ledger.ItemResult, error) {
+func (f *Facilitator) mined(ctx context.Context, b *ledger.Batch, its []item, r *Receipt, reached func(point string)) ([]ledger.ItemResult, error) {
 	f.clock.saw(r.Time)
 	results := make([]ledger.ItemResult, len(its))
 	var unpaid []Transfer
@@ -294,11 +294,11 @@ func (f *Facilitator) mined(ctx context.Context, b *ledger.Batch, its []item, r 
 			}
 		}
 	}
-	f.reached("mined.before")
+	reached("mined.before")
 	if err := f.Book.Mined(ctx, b.ID, r.Tx, r.BlockNumber, r.BlockHash, results); err != nil {
 		return nil, err
 	}
-	f.reached("mined.after")
+	reached("mined.after")
 	return results, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
 )
 
 // The defaults of batches.
@@ -298,7 +299,7 @@ func (s *settler) carry(ctx context.Context, orders []*order) {
 	})
 	switch {
 	case err == nil:
-		fl := s.launch(b, its, len(orders))
+		fl := s.launch(b, its, len(orders), "")
 		for _, o := range orders {
 			o.finish(orderEnd{flight: fl})
 		}
@@ -325,14 +326,14 @@ func fail(orders []*order, err error) {
 }
 
 // launch sends a batch on its way, with seats for those who wait for it.
-func (s *settler) launch(b ledger.Batch, its []item, seats int) *flight {
+func (s *settler) launch(b ledger.Batch, its []item, seats int, what x402.ChannelKind) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.add(b, its, seats)
+	return s.add(b, its, seats, what)
 }
 
-func (s *settler) add(b ledger.Batch, its []item, seats int) *flight {
-	fl := &flight{s: s, batch: b, its: its, seats: seats, done: make(chan struct{}), since: s.f.now(), block: s.f.clock.number.Load()}
+func (s *settler) add(b ledger.Batch, its []item, seats int, what x402.ChannelKind) *flight {
+	fl := &flight{s: s, what: what, batch: b, its: its, seats: seats, done: make(chan struct{}), since: s.f.now(), block: s.f.clock.number.Load()}
 	s.flights[b.ID] = fl
 	go fl.fly()
 	return fl
@@ -358,7 +359,7 @@ func (f *Facilitator) board(ctx context.Context, b *ledger.Batch) (*flight, erro
 		fl.seats++
 		return fl, nil
 	}
-	return s.add(*b, its, 1), nil
+	return s.add(*b, its, 1, ""), nil
 }
 
 // seat gives a seat in a flight, nil if there is no such flight.

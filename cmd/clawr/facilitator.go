@@ -30,7 +30,7 @@ import (
 func (n *node) facilitator(ctx context.Context) (payments, error) {
 	witness, more := n.set.signers()
 	if len(n.set.remotes) > 0 {
-		c := &facilitator.Client{Network: n.set.asset.Network, Chain: witness, Book: n.db, Log: n.log, Failpoint: failpoint()}
+		c := &facilitator.Client{Network: n.set.asset.Network, Chain: witness, Book: n.db, Log: n.log, Failpoint: failpoint(), Now: clock()}
 		for _, u := range n.set.remotes {
 			c.Remotes = append(c.Remotes, facilitator.Remote{URL: u, Token: n.set.apiKey})
 		}
@@ -39,7 +39,7 @@ func (n *node) facilitator(ctx context.Context) (payments, error) {
 	}
 	mirror := &facilitator.Mirror{Chain: witness}
 	f := &facilitator.Facilitator{Network: n.set.asset.Network, Assets: []clawr.Asset{n.set.asset}, Chain: witness, Signers: more,
-		Book: n.db, Ends: n.db, Mirror: mirror, Holds: n.db, Log: n.log, Failpoint: failpoint()}
+		Book: n.db, Ends: n.db, Mirror: mirror, Holds: n.db, Log: n.log, Failpoint: failpoint(), Now: clock()}
 	n.settler = f
 	n.watcher = n.watch(witness, f.Assets, mirror)
 	if n.db.SoleOwner() {
@@ -149,7 +149,7 @@ func (e *env) facilitatorServe(ctx context.Context, f *facilitatorFlags) error {
 	witness, more := set.signers()
 	mirror := &facilitator.Mirror{Chain: witness}
 	settler := &facilitator.Facilitator{Network: set.asset.Network, Assets: assets, Chain: witness, Signers: more,
-		Book: n.db, Ends: n.db, Mirror: mirror, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint()}
+		Book: n.db, Ends: n.db, Mirror: mirror, Gas: f.gas, ContractGas: f.gas, Log: log, Failpoint: failpoint(), Now: clock()}
 	if len(allowed) > 0 {
 		settler.AllowPayTo = func(a string) bool { return slices.Contains(allowed, a) }
 	}

@@ -56,7 +56,7 @@ type payments interface {
 func openNode(ctx context.Context, e *env, set *settings, unlock func()) (*node, error) {
 	n := &node{env: e, set: set, unlock: unlock, dir: &dispatch.Directory{}}
 	n.log = slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: e.level()}))
-	opts := store.Options{Log: n.log, Failpoint: failpoint()}
+	opts := store.Options{Log: n.log, Failpoint: failpoint(), Now: clock()}
 	if set != nil {
 		opts.Repair = set.repair
 	}
@@ -144,7 +144,7 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 // headAge is from which age of the newest known block on a node is not ready.
 const headAge = 2 * time.Minute
 
-func (n *node) clock() time.Time { return time.Now() }
+func (n *node) clock() time.Time { return clock()() }
 
 // assemble builds the dispatcher from its parts.
 func (n *node) assemble(ctx context.Context) error {
@@ -175,7 +175,7 @@ func (n *node) assemble(ctx context.Context) error {
 	n.dispatch = &dispatch.Dispatcher{
 		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Charged: n.db, Queue: n.db, Quotas: n.db,
 		Limiter: new(meter.Limiter), Usage: n.usage, Log: n.log, Asset: n.set.asset, Quotes: quotes, Salt: salt[0].Value,
-		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: cmp.Or(n.set.inFlight, defaultInFlight), Failpoint: failpoint(), Docs: docsURL, Exposure: n.set.exposure,
+		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: cmp.Or(n.set.inFlight, defaultInFlight), Failpoint: failpoint(), Now: clock(), Docs: docsURL, Exposure: n.set.exposure,
 	}
 	if n.payments != nil {
 		n.dispatch.Payments = n.payments
