@@ -140,6 +140,18 @@ func TestShardsMakeUpThePlan(t *testing.T) {
 			t.Errorf("kill %d is in %d shards", k.Index, seen[k.Index])
 		}
 	}
+	// Also where what takes turns does so in step with the shards.
+	for i := range 4 {
+		has := map[string]bool{}
+		for _, k := range plan(7, 2, 100) {
+			if s := (shard{i + 1, 4}); s.has(k) {
+				has[k.Engine], has[k.Policy] = true, true
+			}
+		}
+		if len(has) != len(engines)+len(policies) {
+			t.Errorf("shard %d/4 has only %v", i+1, has)
+		}
+	}
 	for _, bad := range []string{"", "0/3", "4/3", "1", "a/b", "1/3x"} {
 		if err := new(shard).Set(bad); err == nil {
 			t.Errorf("%q is a shard", bad)

@@ -57,12 +57,12 @@ func (w *world) run(ctx context.Context, k kill) (result, error) {
 	if err := w.resend(ctx, w.bought[first:], again, &res); err != nil {
 		return res, err
 	}
-	if again && !w.srv.dead() {
-		if err := w.arm("", 0); err != nil { // it did not come by
+	if again && res.Kills == 1 { // it did not come by yet
+		if err := w.arm("", 0); err != nil {
 			return res, err
 		}
 	}
-	open, err := w.reconcile(ctx)
+	open, err := w.reconcile(ctx, again, &res)
 	if err != nil {
 		return res, err
 	}
@@ -202,9 +202,20 @@ func (w *world) resend(ctx context.Context, list []*purchase, again bool, res *r
 	return errors.Join(<-errs)
 }
 
-// reconcile waits until the book has nothing open, and tells what is left.
-func (w *world) reconcile(ctx context.Context) (open string, err error) {
+// reconcile waits until the book has nothing open, and tells what is left. The
+// failpoint of a restart may be reached as late as this, once.
+func (w *world) reconcile(ctx context.Context, again bool, res *result) (open string, err error) {
 	for {
+		if w.srv.dead() {
+			if !again || res.Kills > 1 {
+				return "", fmt.Errorf("the server died by itself:\n%s", w.srv.log())
+			}
+			res.Kills++
+			w.down()
+			if err := w.up(""); err != nil {
+				return "", err
+			}
+		}
 		if open, err = w.open(ctx, "held", "signed"); err != nil || open == "" || time.Since(w.since) > giveUp {
 			return open, err
 		}

@@ -133,4 +133,6 @@ func (s *shard) Set(text string) error {
 	return nil
 }
 
-func (s *shard) has(k kill) bool { return k.Index%s.n == s.i-1 }
+// has goes by the seed, not by the index: engines and policies take turns by
+// that, and every shard has its share of all of them.
+func (s *shard) has(k kill) bool { return k.Seed%uint64(s.n) == uint64(s.i-1) }
