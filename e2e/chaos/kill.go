@@ -69,7 +69,7 @@ func (w *world) run(ctx context.Context, k kill) (result, error) {
 	took := time.Since(w.since)
 	res.Reconciled = took.Seconds()
 	if open != "" {
-		res.Violations = append(res.Violations, "not reconciled: "+open)
+		res.Violations = append(res.Violations, "not reconciled: "+open+"; "+w.sky(ctx))
 	} else if took > mustReconcile {
 		res.Violations = append(res.Violations, fmt.Sprintf("reconciled after %.1f s", res.Reconciled))
 	}
