@@ -28,6 +28,9 @@ type measure struct {
 	result
 	cpu  time.Duration // of the side's processes, a request
 	node time.Duration // of the chain's node, a request
+	load time.Duration // of the load generator, a request
+
+	callers int
 }
 
 // shoot runs one round.
@@ -42,7 +45,7 @@ func (s *side) shoot(ctx context.Context, n int) (m measure, err error) {
 		return m, fmt.Errorf("%s: %w", s.name, err)
 	}
 	good := time.Duration(max(m.Good, 1))
-	m.cpu, m.node = (s.cpu()-before)/good, (cpuOf(node)-nodeBefore)/good
+	m.cpu, m.node, m.load, m.callers = (s.cpu()-before)/good, (cpuOf(node)-nodeBefore)/good, m.CPU/good, j.Callers
 	if s.check != nil {
 		err = s.check(ctx, m.Good)
 	}
@@ -137,6 +140,8 @@ func p50(m measure) float64  { return ms(m.P50) }
 func p99(m measure) float64  { return ms(m.P99) }
 func cpu(m measure) float64  { return ms(m.cpu) }
 func node(m measure) float64 { return ms(m.node) }
+
+func generator(m measure) float64 { return ms(m.load) }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 

@@ -37,6 +37,7 @@ type result struct {
 	FirstBad string // an answer that was not good, or an error
 	Took     time.Duration
 	P50, P99 time.Duration
+	CPU      time.Duration // of the load generator, in user and kernel mode
 }
 
 func (r result) perSecond() float64 { return float64(r.Good) / r.Took.Seconds() }
@@ -61,6 +62,7 @@ func fire(ctx context.Context, j job) (result, error) {
 	if err := gob.NewDecoder(&out).Decode(&r); err != nil {
 		return r, fmt.Errorf("load generator: %w", err)
 	}
+	r.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	if r.Bad > 0 && !j.Lenient {
 		return r, fmt.Errorf("%d of %d answers of %s are not as they should be, such as: %s", r.Bad, r.Bad+r.Good, j.Addr, r.FirstBad)
 	}

@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string) error {
 	case "settle":
 		return settle(ctx)
 	case "vouchers":
-		return vouchers(ctx)
+		return vouchers(ctx, args[1:])
 	case "verify":
 		return verifyAlone(ctx)
 	case "two-node":

@@ -44,7 +44,7 @@ func (w *world) profile(ctx context.Context, title string, run func(flags ...str
 	if err != nil {
 		return fmt.Errorf("pprof: %w", err)
 	}
-	fmt.Fprintf(os.Stderr, "\nprofile of clawr, %s, %d callers, %.0f/s\n%s", title, 16, m.perSecond(), top)
+	fmt.Fprintf(os.Stderr, "\nprofile of clawr, %s, %d callers, %.0f/s\n%s", title, m.callers, m.perSecond(), top)
 	return nil
 }
 

@@ -35,8 +35,9 @@ const channelsAtOnce = 64
 // vouchers compares calls that are paid by voucher: clawr serve on SQLite with
 // express and the official facilitator. Every call has a voucher of its own,
 // signed beforehand, and each channel is paid from by one caller, because a
-// voucher goes up from the one before it.
-func vouchers(ctx context.Context) (err error) {
+// voucher goes up from the one before it. With the argument "ours" clawr alone
+// is measured, and its profile shown.
+func vouchers(ctx context.Context, args []string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	w, err := newWorld(ctx, 100)
@@ -44,45 +45,77 @@ func vouchers(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
+	alone := len(args) > 0 && args[0] == "ours"
 	var out voucherReport
-	if out.Gas, err = w.claimGas(ctx); err != nil {
-		return err
-	}
-	sellers := make([]common.Address, 2)
-	for i := range sellers {
-		if sellers[i], err = newSeller(); err != nil {
+	if !alone {
+		if out.Gas, err = w.claimGas(ctx); err != nil {
 			return err
 		}
 	}
-	ours, err := w.serveAs(ctx, sellers[0], []string{"--schemes", "exact,batch-settlement"}, nil)
+	ours, err := w.voucherShop(ctx)
 	if err != nil {
 		return err
+	}
+	c, err := w.voucherRounds(ctx, w.channels("clawr", ours, records), alone)
+	if err != nil {
+		return err
+	}
+	peer := "TypeScript"
+	if alone {
+		peer = "itself"
+	}
+	table("a call paid by voucher, 64 channels", versus(peer), c.row(channelsAtOnce))
+	table("processor time of a call, µs", "clawr\tload generator\t"+peer, fmt.Sprintf("%.0f\t%.0f\t%.0f", 1000*of(c.ours, cpu), 1000*of(c.ours, generator), 1000*of(c.theirs, cpu)))
+	out.PerS, out.Ratio = round(of(c.ours, rate)), round(c.ratio())
+	out.P99Ms = round(of(c.ours, p99))
+	if err := w.profile(ctx, "a call paid by voucher", func(flags ...string) (*process, error) { return w.voucherShop(ctx, flags...) },
+		func(p *process) *side { return w.channels("clawr", p, records) }); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// voucherRounds compares ours with the official stack, or measures it alone.
+func (w *world) voucherRounds(ctx context.Context, ours *side, alone bool) (*comparison, error) {
+	if alone {
+		n, err := ours.calibrate(ctx, time.Second)
+		if err != nil {
+			return nil, err
+		}
+		var c comparison
+		for range rounds {
+			m, err := ours.shoot(ctx, n)
+			if err != nil {
+				return nil, err
+			}
+			c.ours, c.theirs = append(c.ours, m), append(c.theirs, m)
+		}
+		return &c, nil
 	}
 	facilitator, err := w.tsFacilitator(ctx)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	seller, err := newSeller()
+	if err != nil {
+		return nil, err
 	}
 	theirs, err := w.run(ctx, script(w.root, "express-server.mjs", "FACILITATOR_URL=http://"+facilitator.addr, "NETWORK="+w.network(), "ASSET="+w.asset.Hex(),
-		"PAY_TO="+sellers[1].Hex(), fmt.Sprintf("AMOUNT=%d", price), "SCHEME=batch-settlement"))
+		"PAY_TO="+seller.Hex(), fmt.Sprintf("AMOUNT=%d", price), "SCHEME=batch-settlement"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	a, err := w.channels(ctx, "clawr", ours, records)
+	c, err := compare(ctx, rounds, time.Second, ours, w.channels("TypeScript", theirs, "/data"))
+	return &c, err
+}
+
+// voucherShop is clawr, selling for vouchers to a seller of its own.
+func (w *world) voucherShop(ctx context.Context, flags ...string) (*process, error) {
+	seller, err := newSeller()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b, err := w.channels(ctx, "TypeScript", theirs, "/data")
-	if err != nil {
-		return err
-	}
-	c, err := compare(ctx, rounds, time.Second, a, b)
-	if err != nil {
-		return err
-	}
-	table("a call paid by voucher, 64 channels", versus("TypeScript"), c.row(channelsAtOnce))
-	out.PerS, out.Ratio = round(of(c.ours, rate)), round(c.ratio())
-	out.P99Ms = round(of(c.ours, func(m measure) float64 { return float64(m.P99.Microseconds()) / 1000 }))
-	return json.NewEncoder(os.Stdout).Encode(out)
+	return w.serveAs(ctx, seller, []string{"--schemes", "exact,batch-settlement"}, nil, flags...)
 }
 
 // lane is one channel and what was charged from it.
@@ -107,26 +140,25 @@ func voucherTerms(ctx context.Context, client *http.Client, addr, path string) (
 	return nil, fmt.Errorf("%s%s offers nothing by voucher", addr, path)
 }
 
-// channels opens a channel for each of the first payers, by a call that brings
-// the deposit, and gives the side that pays from them.
-func (w *world) channels(ctx context.Context, name string, p *process, path string) (*side, error) {
+// channels is a side that is paid from channels, one of each of the first
+// payers, which are opened before the first round by a call that brings the
+// deposit.
+func (w *world) channels(name string, p *process, path string) *side {
 	client := &http.Client{Transport: &http.Transport{}}
 	chainID, _ := x402.ChainID(w.network())
 	d := x402.ChannelDomain(chainID)
-	lanes := make([]*lane, channelsAtOnce)
-	terms, err := voucherTerms(ctx, client, p.addr, path)
-	if err != nil {
-		return nil, err
-	}
-	for i := range lanes {
-		if lanes[i], err = w.openChannel(ctx, client, d, w.payers[i], terms, p.addr, path); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
+	var lanes []*lane
 	jobs := func(ctx context.Context, n int) (job, error) {
 		terms, err := voucherTerms(ctx, client, p.addr, path)
 		if err != nil {
 			return job{}, err
+		}
+		for i := len(lanes); i < channelsAtOnce; i++ {
+			l, err := w.openChannel(ctx, client, d, w.payers[i], terms, p.addr, path)
+			if err != nil {
+				return job{}, err
+			}
+			lanes = append(lanes, l)
 		}
 		each := max(n/len(lanes), 1)
 		list := make([][]byte, each*len(lanes))
@@ -142,7 +174,7 @@ func (w *world) channels(ctx context.Context, name string, p *process, path stri
 		}
 		return job{Addr: p.addr, Callers: len(lanes), Lanes: true, Requests: list, Status: 200, Contains: `"data"`}, nil
 	}
-	return &side{name: name, procs: []*process{p}, jobs: jobs}, nil
+	return &side{name: name, procs: []*process{p}, jobs: jobs}
 }
 
 // openChannel makes one call with a deposit.

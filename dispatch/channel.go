@@ -423,7 +423,7 @@ func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402
 func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, amount int64) error {
 	v := p.channel.Voucher
 	ws, counters := c.windows(e, c.ev.Caller, e.Price)
-	row := ledger.Voucher{ID: "pay_" + newRequestID()[4:], Channel: v.Channel.Hex(), MaxClaimable: v.MaxClaimable, Amount: amount, Signature: v.Signature,
+	row := ledger.Voucher{ID: d.newID("pay_"), Channel: v.Channel.Hex(), MaxClaimable: v.MaxClaimable, Amount: amount, Signature: v.Signature,
 		TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Fingerprint: c.fingerprint(e, c.canonical), SignatureSHA256: p.signature,
 		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), Counters: counters}
 	if !idempotent(c.Method) {

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -118,6 +117,7 @@ type Dispatcher struct {
 	flights  flights
 	inFlight atomic.Int64
 	callers  callerCache
+	numbers  numbers
 }
 
 // slack is what a payment must live beyond the route's deadline: 10 s to
@@ -182,7 +182,7 @@ type call struct {
 func (d *Dispatcher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{in: r, start: d.now()}
 	c.w.ResponseWriter = w
-	c.id[0] = newRequestID()
+	c.id[0] = d.newID("req_")
 	c.ev.Time, c.ev.RequestID = c.start, c.id[0]
 	w.Header()["X-Request-Id"] = c.id[:]
 	defer d.end(c)
@@ -361,18 +361,4 @@ func (c *call) notModified() bool {
 		}
 	}
 	return false
-}
-
-// newRequestID is for finding a request in a log. It is no secret, so the
-// runtime's ChaCha8 will do.
-func newRequestID() string {
-	const hex = "0123456789abcdef"
-	var b [20]byte
-	copy(b[:], "req_")
-	n := rand.Uint64()
-	for i := range 16 {
-		b[4+i] = hex[n&15]
-		n >>= 4
-	}
-	return string(b[:])
 }

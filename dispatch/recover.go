@@ -128,7 +128,7 @@ func (d *Dispatcher) settleOpen(ctx context.Context, p ledger.Payment) {
 	var ev usage.Event // what was settled first has no answer: its call has the event
 	if p.Work == ledger.Done {
 		// What becomes of the event that the answer was stored with.
-		ev = usage.Event{Time: now, RequestID: newRequestID(), TenantID: p.TenantID, PaymentID: p.ID, Endpoint: p.Route,
+		ev = usage.Event{Time: now, RequestID: d.newID("req_"), TenantID: p.TenantID, PaymentID: p.ID, Endpoint: p.Route,
 			Status: http.StatusPaymentRequired, Lifecycle: usage.SettleFailed, Error: string(reason)}
 		d.forNothing(p.Payer, now)
 	}

@@ -93,7 +93,7 @@ func (d *Dispatcher) row(c *call, p *payment, e *entry, terms x402.Requirements)
 	}
 	after, _ := p.exact.ValidAfter.Int64()
 	return ledger.Payment{
-		ID: "pay_" + newRequestID()[4:], TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Scheme: x402.SchemeExact, Key: p.key,
+		ID: d.newID("pay_"), TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Scheme: x402.SchemeExact, Key: p.key,
 		PayTo: e.PayTo, Amount: amount, ValidAfter: after, ValidBefore: p.validBefore(),
 		Fingerprint: c.fingerprint(e, c.canonical), Payload: raw, PayloadSHA256: hashHex(raw), SignatureSHA256: p.signature,
 		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), ClientRef: p.ref, Policy: d.policy(c, e, p), Exposure: d.Exposure,
