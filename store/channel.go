@@ -32,7 +32,19 @@ func scanChannel(row scanner) (*ledger.Channel, error) {
 
 // Channel is the channel with this id, nil if nobody has paid from it here.
 func (db *DB) Channel(ctx context.Context, id string) (*ledger.Channel, error) {
+	if row := db.channelRows().find(id); row != nil {
+		c := *row
+		return &c, nil
+	}
 	return channelByID(ctx, db.reader(), id)
+}
+
+// channelRows are the rows that this process keeps; nil: others may change them.
+func (db *DB) channelRows() *channelRows {
+	if s, ok := db.engine.(*sqliteDB); ok && s.writer != nil {
+		return s.rows
+	}
+	return nil
 }
 
 func channelByID(ctx context.Context, q querier, id string) (*ledger.Channel, error) {
@@ -82,6 +94,7 @@ func (db *DB) SyncChannel(ctx context.Context, c ledger.Channel) (ledger.Channel
 		}
 		if err == nil {
 			out = *row
+			db.channelRows().stage(c.ID, row)
 		}
 		return err
 	})
@@ -101,6 +114,9 @@ func (db *DB) HoldChannel(ctx context.Context, id string, base, amount int64, ho
 			WHERE channel_id = $1 AND `+chargedIs+` AND (reserved = 0 OR lease_until <= $6 OR holder = $4 AND reserved = $3)
 			  AND $2 + $3 <= balance - withdrawal
 			RETURNING epoch`, id, base, amount, holder, now+lease.Microseconds(), now).Scan(&epoch))
+		if ok {
+			db.channelRows().stage(id, nil)
+		}
 		if err != nil || ok {
 			return err
 		}
@@ -121,6 +137,9 @@ func (db *DB) ReleaseChannel(ctx context.Context, id string, epoch int64) error 
 		_, err := q.ExecContext(ctx, `
 			UPDATE channels SET reserved = 0, holder = NULL, lease_until = 0, updated_at = $3 WHERE channel_id = $1 AND epoch = $2 AND reserved > 0`,
 			id, epoch, db.micros())
+		if err == nil {
+			db.channelRows().stage(id, nil)
+		}
 		return err
 	})
 }
@@ -156,12 +175,7 @@ func (db *DB) Charge(ctx context.Context, v ledger.Voucher, a ledger.Answer, ev 
 	var counters []ledger.Counter
 	err := db.write(ctx, func(ctx context.Context, q querier, again bool) error {
 		now := db.micros()
-		row, err := orNil(scanChannel(q.QueryRowContext(ctx, `
-			UPDATE channels SET charged = $3, signed_max = $3, voucher_max = $3, voucher_sig = $4, unclaimed_at = COALESCE(unclaimed_at, $6),
-				reserved = 0, holder = NULL, lease_until = 0, updated_at = $6
-			WHERE channel_id = $1 AND `+chargedIs+` AND $3 <= balance - withdrawal
-			  AND ($5 = 0 AND (reserved = 0 OR lease_until <= $6) OR $5 > 0 AND epoch = $5)
-			RETURNING `+channelColumns, v.Channel, v.MaxClaimable-v.Amount, v.MaxClaimable, v.Signature, v.Epoch, now)))
+		row, err := db.chargeChannel(ctx, q, v, now)
 		if err != nil {
 			return err
 		}
@@ -176,6 +190,9 @@ func (db *DB) Charge(ctx context.Context, v ledger.Voucher, a ledger.Answer, ev 
 					if row, err = channelByID(ctx, q, v.Channel); err == nil {
 						out = *row
 						counters, err = usedBy(ctx, q, v.Counters)
+					}
+					if err == nil {
+						db.channelRows().stage(v.Channel, row)
 					}
 					return err
 				}
@@ -192,6 +209,9 @@ func (db *DB) Charge(ctx context.Context, v ledger.Voucher, a ledger.Answer, ev 
 		charged(&ev, ledger.Final)
 		ev.PaymentID = ""
 		_, err = q.ExecContext(ctx, insertEvent+`DO NOTHING`, db.eventArgs(ev)...)
+		if err == nil {
+			db.channelRows().stage(v.Channel, row)
+		}
 		return err
 	})
 	if err != nil {
@@ -199,6 +219,33 @@ func (db *DB) Charge(ctx context.Context, v ledger.Voucher, a ledger.Answer, ev 
 	}
 	db.at("charge.after")
 	return out, counters, nil
+}
+
+// chargeOne moves a channel's charge on, if it is where the voucher begins,
+// covers it, and nobody else holds it.
+const chargeOne = `
+	UPDATE channels SET charged = $3, signed_max = $3, voucher_max = $3, voucher_sig = $4, unclaimed_at = COALESCE(unclaimed_at, $6),
+		reserved = 0, holder = NULL, lease_until = 0, updated_at = $6
+	WHERE channel_id = $1 AND ` + chargedIs + ` AND $3 <= balance - withdrawal
+	  AND ($5 = 0 AND (reserved = 0 OR lease_until <= $6) OR $5 > 0 AND epoch = $5)`
+
+// chargeChannel charges v, and gives the channel afterwards; nil: it was not
+// charged. Of a row that is kept, everything that this changes is known.
+func (db *DB) chargeChannel(ctx context.Context, q querier, v ledger.Voucher, now int64) (*ledger.Channel, error) {
+	args := []any{v.Channel, v.MaxClaimable - v.Amount, v.MaxClaimable, v.Signature, v.Epoch, now}
+	row := db.channelRows().view(v.Channel)
+	if row == nil {
+		return orNil(scanChannel(q.QueryRowContext(ctx, chargeOne+` RETURNING `+channelColumns, args...)))
+	}
+	if ok, err := changed(q.ExecContext(ctx, chargeOne, args...)); err != nil || !ok {
+		return nil, err
+	}
+	row.Charged, row.Signed, row.Allowed, row.Signature = v.MaxClaimable, v.MaxClaimable, v.MaxClaimable, v.Signature
+	row.Reserved, row.Holder, row.Lease, row.Updated = 0, "", time.Time{}, fromMicros(now)
+	if row.Unclaimed.IsZero() {
+		row.Unclaimed = row.Updated
+	}
+	return row, nil
 }
 
 func insertVoucher(ctx context.Context, q querier, v ledger.Voucher, a ledger.Answer, event string, now int64) error {

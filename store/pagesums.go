@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -196,8 +197,9 @@ func readWAL(path string) (*wal, error) {
 		return nil, err
 	}
 	w.f = f
+	in := bufio.NewReaderSize(f, 1<<20)
 	h := make([]byte, walHeader)
-	if _, err := io.ReadFull(f, h); err != nil {
+	if _, err := io.ReadFull(in, h); err != nil {
 		return w, nil // too short to have anything
 	}
 	magic := binary.BigEndian.Uint32(h)
@@ -219,7 +221,7 @@ func readWAL(path string) (*wal, error) {
 	frame := make([]byte, frameHeader+w.pageSize)
 	pending := map[uint32]int64{}
 	for at := int64(walHeader); ; at += int64(len(frame)) {
-		if _, err := io.ReadFull(f, frame); err != nil {
+		if _, err := io.ReadFull(in, frame); err != nil {
 			return w, nil
 		}
 		if [8]byte(frame[8:16]) != [8]byte(h[16:24]) {
@@ -250,9 +252,16 @@ func (w *wal) close() error {
 
 // walSum is the log's checksum, gone on from a and b.
 func walSum(order binary.ByteOrder, a, b uint32, data []byte) (uint32, uint32) {
-	for i := 0; i+8 <= len(data); i += 8 {
-		a += order.Uint32(data[i:]) + b
-		b += order.Uint32(data[i+4:]) + a
+	if order == binary.LittleEndian { // the compiler reads these words itself
+		for ; len(data) >= 8; data = data[8:] {
+			a += binary.LittleEndian.Uint32(data) + b
+			b += binary.LittleEndian.Uint32(data[4:]) + a
+		}
+		return a, b
+	}
+	for ; len(data) >= 8; data = data[8:] {
+		a += order.Uint32(data) + b
+		b += order.Uint32(data[4:]) + a
 	}
 	return a, b
 }

@@ -28,6 +28,7 @@ const careful = 64
 type writer struct {
 	conn  querier // one connection
 	guard *guard  // nil: nobody watches over the file
+	rows  *channelRows
 	fatal func(error)
 	care  int // batches that are left to be careful with
 	jobs  chan *job
@@ -47,7 +48,7 @@ type job struct {
 }
 
 func newWriter(conn querier, g *guard, fatal func(error)) *writer {
-	w := &writer{conn: conn, guard: g, fatal: fatal, jobs: make(chan *job, maxBatch), done: make(chan struct{})}
+	w := &writer{conn: conn, guard: g, rows: new(channelRows), fatal: fatal, jobs: make(chan *job, maxBatch), done: make(chan struct{})}
 	go w.loop()
 	return w
 }
@@ -198,17 +199,23 @@ func (w *writer) repeat(ctx context.Context, batch []*job) error {
 
 // commit makes the transaction durable, with the head that says so.
 func (w *writer) commit(ctx context.Context) error {
-	if w.guard == nil {
-		return w.exec(ctx, "COMMIT")
+	var next head
+	var some bool
+	var err error
+	if w.guard != nil {
+		next, some, err = w.guard.stage(ctx, w.conn)
 	}
-	next, some, err := w.guard.stage(ctx, w.conn)
 	if err == nil {
 		err = w.exec(ctx, "COMMIT")
 	}
-	if err == nil && some {
+	if err != nil {
+		return err
+	}
+	w.rows.commit()
+	if some {
 		w.guard.committed(ctx, w.conn, next)
 	}
-	return err
+	return nil
 }
 
 // waiting takes the next job that somebody still wants, if one is there and
@@ -325,6 +332,7 @@ func endsTransaction(err error) bool {
 
 // rollback ends a failed transaction, which SQLite may have done by itself.
 func (w *writer) rollback(ctx context.Context) error {
+	w.rows.rollback()
 	if err := w.exec(ctx, "ROLLBACK"); err != nil && sqliteCode(err)&0xff != sqlite3.SQLITE_ERROR {
 		return fmt.Errorf("roll back: %w", err)
 	}
