@@ -45,7 +45,6 @@ type Holds interface {
 
 // Vault moves the money of channels on the chain.
 type Vault interface {
-	VerifyChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.VerifyResponse, error)
 	// SettleChannel makes deposits, claims, refunds, and pays receivers out;
 	// asking twice is asking once. An error means that nothing was submitted.
 	SettleChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.SettleResponse, error)
@@ -61,6 +60,11 @@ type Authorizer interface {
 	SignHash(digest []byte) ([]byte, error)
 }
 
+// Receivers lists those for whom something was claimed on a network.
+type Receivers interface {
+	ClaimedFor(ctx context.Context, network string) ([]ledger.Receiver, error)
+}
+
 // Till is everything that selling for vouchers takes. WithdrawDelay is how long
 // a payer who withdraws has to wait, in seconds; 0: the shortest there is.
 type Till struct {
@@ -72,8 +76,12 @@ type Till struct {
 	// ClaimAbove is the due amount, in atomic units, from which a channel is
 	// claimed at once; 0: a million, a dollar of USDC.
 	ClaimAbove int64
+	// Receivers, if not nil, remembers for whom money was claimed: some of it may
+	// not have been sent when a process ended.
+	Receivers Receivers
 
-	busy channelLocks
+	busy   channelLocks
+	unsent unsent
 }
 
 func (t *Till) delay() uint64 {
@@ -88,6 +96,10 @@ func (t *Till) delay() uint64 {
 func (t *Till) fresh() time.Duration {
 	return min(max(time.Duration(t.delay())*time.Second/3, 30*time.Second), 5*time.Minute)
 }
+
+// quarter is how old a debt, or money that was not sent, may become: a quarter
+// of the time that a withdrawal takes.
+func (t *Till) quarter() time.Duration { return time.Duration(t.delay()) * time.Second / 4 }
 
 // channelLocks lets one call at a time draw on a channel in this process. It
 // only saves work: the book decides.
@@ -182,7 +194,9 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 	ctx, cancel := d.detached(c)
 	defer cancel()
 	// Only who can sign for a channel may keep its other calls waiting.
-	if signer := p.channel.Config.PayerAuthorizer; signer != (common.Address{}) && !p.channel.Voucher.SignedBy(signer, p.domain) {
+	// A channel that names no key is signed for by its payer, and that may be a
+	// contract, which can take back what it said before it is claimed.
+	if !p.channel.Voucher.SignedBy(p.channel.Config.PayerAuthorizer, p.domain) {
 		if c.e == nil {
 			return errNoTenant
 		}
@@ -302,15 +316,19 @@ func (d *Dispatcher) checkVoucher(p *payment, e *entry, terms *x402.Requirements
 		return asRefusal(err)
 	}
 	if p.forged {
-		return &clawr.Error{Code: x402.ReasonVoucherSignature, Status: http.StatusPaymentRequired, Message: "the voucher is not signed by the channel's payer"}
+		message := "the voucher is not signed by the channel's payer"
+		if p.channel.Config.PayerAuthorizer == (common.Address{}) {
+			message = "vouchers are signed by a key here: open a channel that names one as its payerAuthorizer"
+		}
+		return &clawr.Error{Code: x402.ReasonVoucherSignature, Status: http.StatusPaymentRequired, Message: message}
 	}
 	return nil
 }
 
-// asked is whether the chain has to be asked about a voucher: what is known of
-// its channel is old, or its signer is a contract.
-func (d *Dispatcher) asked(p *payment, ch *ledger.Channel) bool {
-	return ch == nil || p.channel.Config.PayerAuthorizer == (common.Address{}) || d.now().Sub(ch.Synced) > d.Till.fresh()
+// asked is whether the chain has to be asked about a channel: what is known of
+// it is old.
+func (d *Dispatcher) asked(ch *ledger.Channel) bool {
+	return ch == nil || d.now().Sub(ch.Synced) > d.Till.fresh()
 }
 
 // sync reads the channel of p from the chain, and writes it down.
@@ -400,16 +418,7 @@ func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402
 		}
 		c.deposit = &out
 		d.reached("deposit.after")
-	case d.asked(p, ch) && p.channel.Config.PayerAuthorizer == (common.Address{}):
-		v, err := d.Till.Vault.VerifyChannel(ctx, p.ForFacilitator(&terms), terms)
-		switch {
-		case err != nil:
-			return nil, unavailable(err)
-		case !v.IsValid:
-			return nil, d.refuse(c, v.InvalidReason, "the voucher was refused")
-		}
-	}
-	if !deposit && !d.asked(p, ch) {
+	case !d.asked(ch):
 		return ch, nil
 	}
 	ch, err := d.sync(ctx, p)
@@ -522,6 +531,9 @@ func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error 
 		return d.pending(c, &ledger.Payment{Key: p.key, Money: ledger.Signed}, out.Transaction)
 	case !out.Success:
 		return d.refuse(c, out.ErrorReason, "the refund was not made")
+	}
+	if len(full.Claims) > 0 { // claimed with it, and not sent yet
+		d.Till.unsent.add(ledger.Receiver{Address: ch.PayTo, Asset: ch.Asset}, d.now().Add(d.Till.quarter()))
 	}
 	if ch, err = d.sync(ctx, p); err == nil {
 		out.Extra = x402.Object{{Name: "channelState", Value: channelState(ch)}}

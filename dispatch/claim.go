@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -47,6 +49,13 @@ func (d *Dispatcher) Claim(ctx context.Context, now bool) (claimed int, err erro
 	if d.Till == nil {
 		return 0, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, claimTime)
+	defer cancel()
+	claimed, err = d.claimDue(ctx, now)
+	return claimed, errors.Join(err, d.send(ctx, now))
+}
+
+func (d *Dispatcher) claimDue(ctx context.Context, now bool) (claimed int, err error) {
 	due, err := d.Till.Channels.DueChannels(ctx, d.Asset.Network, claimLook)
 	if err != nil || len(due) == 0 {
 		return 0, err
@@ -60,29 +69,73 @@ func (d *Dispatcher) Claim(ctx context.Context, now bool) (claimed int, err erro
 	if !now {
 		return 0, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, claimTime)
-	defer cancel()
-	receivers := map[[2]string]bool{}
 	var errs []error
 	for len(due) > 0 {
 		n := min(len(due), claimAtOnce)
-		if err := d.claimSome(ctx, due[:n]); err != nil {
-			errs = append(errs, err)
-		} else {
-			claimed += n
-			for i := range due[:n] {
-				receivers[[2]string{due[i].PayTo, due[i].Asset}] = true
-			}
-		}
-		due = due[n:]
-	}
-	for r := range receivers {
-		p := &x402.ChannelPayload{Kind: x402.ChannelSettle, Receiver: common.HexToAddress(r[0]), Token: common.HexToAddress(r[1])}
-		if err := d.vault(ctx, p); err != nil {
-			errs = append(errs, err)
-		}
+		done, err := d.claimSome(ctx, due[:n])
+		claimed, errs, due = claimed+done, append(errs, err), due[n:]
 	}
 	return claimed, errors.Join(errs...)
+}
+
+// unsent are the receivers of what was claimed and may not have been sent, and
+// when it is to be. What an earlier process left is asked for once.
+type unsent struct {
+	asked atomic.Bool
+	mu    sync.Mutex
+	when  map[ledger.Receiver]time.Time
+}
+
+// add has something sent to r at a time, or before.
+func (u *unsent) add(r ledger.Receiver, at time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if old, ok := u.when[r]; ok && old.Before(at) {
+		return
+	}
+	if u.when == nil {
+		u.when = map[ledger.Receiver]time.Time{}
+	}
+	u.when[r] = at
+}
+
+// take gives those whose time has come. Whoever is not sent his money is added
+// again.
+func (u *unsent) take(at time.Time, all bool) (list []ledger.Receiver) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for r, when := range u.when {
+		if all || !when.After(at) {
+			list = append(list, r)
+			delete(u.when, r)
+		}
+	}
+	return list
+}
+
+// send sends receivers what was claimed for them. A crash may have come between
+// the two, so that whoever ever had something claimed is asked about once.
+func (d *Dispatcher) send(ctx context.Context, all bool) error {
+	u := &d.Till.unsent
+	if d.Till.Receivers != nil && u.asked.CompareAndSwap(false, true) {
+		list, err := d.Till.Receivers.ClaimedFor(ctx, d.Asset.Network)
+		if err != nil {
+			u.asked.Store(false)
+			return err
+		}
+		for _, r := range list {
+			u.add(r, d.now())
+		}
+	}
+	var errs []error
+	for _, r := range u.take(d.now(), all) {
+		p := &x402.ChannelPayload{Kind: x402.ChannelSettle, Receiver: common.HexToAddress(r.Address), Token: common.HexToAddress(r.Asset)}
+		if err := d.vault(ctx, p); err != nil {
+			u.add(r, d.now())
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // pressing reports whether a channel has to be claimed now.
@@ -91,8 +144,7 @@ func (d *Dispatcher) pressing(ch *ledger.Channel) bool {
 	if above <= 0 {
 		above = defaultAbove
 	}
-	quarter := time.Duration(d.Till.delay()) * time.Second / 4
-	return ch.Due() >= above || ch.WithdrawAt > 0 || d.now().Sub(ch.Unclaimed) >= quarter
+	return ch.Due() >= above || ch.WithdrawAt > 0 || d.now().Sub(ch.Unclaimed) >= d.Till.quarter()
 }
 
 // watched reads those of due from the chain that were not read for a while: a
@@ -141,30 +193,36 @@ func claimOf(ch *ledger.Channel) ([]x402.Claim, error) {
 }
 
 // claimSome claims channels by one transaction. If that fails, each half is
-// tried by itself: one bad voucher must not hold up the others.
-func (d *Dispatcher) claimSome(ctx context.Context, due []ledger.Channel) error {
+// tried by itself: one bad voucher must not hold up the others. It tells how
+// many it claimed.
+func (d *Dispatcher) claimSome(ctx context.Context, due []ledger.Channel) (claimed int, err error) {
 	p := &x402.ChannelPayload{Kind: x402.ChannelClaim}
 	for i := range due {
 		c, err := claimOf(&due[i])
 		if err != nil {
-			return err
+			return 0, err
 		}
 		p.Claims = append(p.Claims, c...)
 	}
-	err := d.vault(ctx, p)
+	err = d.vault(ctx, p)
 	if err != nil && len(due) > 1 && ctx.Err() == nil {
 		half := len(due) / 2
-		return errors.Join(d.claimSome(ctx, due[:half]), d.claimSome(ctx, due[half:]))
+		n, err := d.claimSome(ctx, due[:half])
+		m, err2 := d.claimSome(ctx, due[half:])
+		return n + m, errors.Join(err, err2)
 	}
 	if err != nil {
-		return err
+		return 0, err
+	}
+	for i := range due {
+		d.Till.unsent.add(ledger.Receiver{Address: due[i].PayTo, Asset: due[i].Asset}, d.now())
 	}
 	for i := range due {
 		if _, err := d.reread(ctx, due[i]); err != nil {
-			return err
+			return len(due), err
 		}
 	}
-	return nil
+	return len(due), nil
 }
 
 // vault has p done on the chain. That it is not in a block yet is an error too:

@@ -70,6 +70,9 @@ type Voucher struct {
 	Created         time.Time
 }
 
+// Receiver is who channels pay, in an asset; both lower-case.
+type Receiver struct{ Address, Asset string }
+
 // ChannelBehind says why a voucher was not charged, with the channel as it is:
 // another one was faster, or its base is not what was charged.
 type ChannelBehind struct{ Channel Channel }

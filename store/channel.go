@@ -294,6 +294,18 @@ func (db *DB) DueChannels(ctx context.Context, network string, limit int) ([]led
 	return db.channels(ctx, `network = $1 AND unclaimed_at IS NOT NULL ORDER BY unclaimed_at, channel_id LIMIT $2`, network, limit)
 }
 
+// ClaimedFor lists those for whom something was ever claimed on a network.
+func (db *DB) ClaimedFor(ctx context.Context, network string) (list []ledger.Receiver, err error) {
+	rows, err := db.reader().QueryContext(ctx, `SELECT DISTINCT pay_to, asset FROM channels WHERE network = $1 AND total_claimed > 0 ORDER BY pay_to, asset`, network)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var r ledger.Receiver
+		err := rows.Scan(&r.Address, &r.Asset)
+		list = append(list, r)
+		return err
+	})
+	return list, err
+}
+
 // Channels lists channels, the one that was used last first; payer may be empty.
 func (db *DB) Channels(ctx context.Context, payer string, limit int) ([]ledger.Channel, error) {
 	return db.channels(ctx, `($1 = '' OR payer = $1) ORDER BY updated_at DESC, channel_id LIMIT $2`, payer, limit)

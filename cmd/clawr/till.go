@@ -21,7 +21,7 @@ func (n *node) till(ctx context.Context) (*dispatch.Till, error) {
 		return nil, err
 	}
 	n.settler.Authorizer = key
-	return &dispatch.Till{Channels: n.db, Holds: n.db, Vault: n.settler, Authorizer: key}, nil
+	return &dispatch.Till{Channels: n.db, Holds: n.db, Receivers: n.db, Vault: n.settler, Authorizer: key}, nil
 }
 
 // authorizer is the key that answers for claims and refunds of channels. It is

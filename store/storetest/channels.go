@@ -195,6 +195,13 @@ func theChainIsBelieved(f *fixture) {
 	if due() != 1 {
 		f.Fatal("nothing is due")
 	}
+	claimedFor := func(want int) {
+		f.Helper()
+		if list, err := f.ClaimedFor(f.ctx(), home); err != nil || len(list) != want || want == 1 && list[0] != (ledger.Receiver{Address: seller, Asset: asset}) {
+			f.Errorf("%v, %v; want %d receivers of what was claimed", list, err, want)
+		}
+	}
+	claimedFor(0)
 	steps := []struct {
 		what             string
 		balance, claimed int64
@@ -224,6 +231,7 @@ func theChainIsBelieved(f *fixture) {
 			}
 		}
 	}
+	claimedFor(1)
 	_, err := f.charge(c, 1000, 200)
 	f.ok(err)
 }
