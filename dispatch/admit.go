@@ -27,7 +27,12 @@ func (d *Dispatcher) admit(c *call) error {
 	if !c.e.limited {
 		return nil
 	}
-	got := d.Limiter.Admit(&c.e.Tenant, c.addr, c.start)
+	var got meter.Decision
+	if d.Rates != nil {
+		got = d.Rates.Admit(c.in.Context(), &c.e.Tenant, c.addr, c.start)
+	} else {
+		got = d.Limiter.Admit(&c.e.Tenant, c.addr, c.start)
+	}
 	got.Headers(c.w.Header().Set)
 	return got.Err()
 }

@@ -83,6 +83,7 @@ type Dispatcher struct {
 	Till      *Till    // nil: nothing is sold by vouchers
 	Quotas    Quotas
 	Limiter   *meter.Limiter
+	Rates     *Rates // of tenants, where several nodes share them; nil: Limiter's
 	Usage     Recorder
 	Log       *slog.Logger
 

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -272,4 +273,68 @@ func sendAll(t testing.TB, client *http.Client, k *cluster, path string, key *ec
 	}
 	wg.Wait()
 	return all
+}
+
+// Two nodes that are flooded by one caller let through what the API allows
+// him, and not twice that: his free calls of a day, one for one, and of his
+// rate what they do not hold for each other. A node that is killed with a batch
+// takes it along, and nothing more.
+func TestTwoNodesShareQuotasAndRates(t *testing.T) {
+	const quota, rate = 60, 40
+	c := devChain(t)
+	k := nodes(t, c, 2)
+	k.deploy(t, airports, "counted", "--quota-day", strconv.Itoa(quota), "--price", "0.001", "--x402")
+	k.deploy(t, airports, "slow", "--rate-limit-caller", strconv.Itoa(rate)+"/86400s", "--price", "0.001", "--x402")
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
+	defer client.CloseIdleConnections()
+	// flood asks each node so many times, at once, and counts what it was told.
+	flood := func(path string, each int, nodes ...*server) map[int]int {
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		told := map[int]int{}
+		for _, s := range nodes {
+			for range 8 {
+				wg.Go(func() {
+					for range each / 8 {
+						res, err := client.Get(s.url + path)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						io.Copy(io.Discard, res.Body)
+						res.Body.Close()
+						mu.Lock()
+						told[res.StatusCode]++
+						mu.Unlock()
+					}
+				})
+			}
+		}
+		wg.Wait()
+		return told
+	}
+
+	// What a node holds, the other's callers miss, until it is given back.
+	got := flood("/t/counted/v1/preview", 80, k.nodes...)
+	for deadline := time.Now().Add(time.Minute); got[200] < quota && time.Now().Before(deadline); time.Sleep(time.Second) {
+		got[200] += flood("/t/counted/v1/preview", 8, k.nodes...)[200]
+	}
+	if more := flood("/t/counted/v1/preview", 16, k.nodes...); got[200] != quota || more[429] != 32 {
+		t.Errorf("%d free calls of %d were answered by two nodes; then they said %v", got[200], quota, more)
+	}
+
+	// deploy has asked each node for a challenge or more.
+	before := 2
+	got = flood("/t/slow/v1/records?limit=1", 80, k.nodes...)
+	if passed := got[402]; passed > rate-before || passed < rate/2 || got[402]+got[429] != 160 {
+		t.Errorf("two nodes said %v to a caller who may ask %d times at once", got, rate-before)
+	}
+
+	k.deploy(t, airports, "again", "--quota-day", strconv.Itoa(quota), "--price", "0.001", "--x402")
+	got = flood("/t/again/v1/preview", 16, k.nodes...)
+	k.nodes[0].kill()
+	rest := flood("/t/again/v1/preview", 120, k.nodes[1])
+	if sum := got[200] + rest[200]; sum > quota || sum < quota/2 || rest[429] == 0 {
+		t.Errorf("a node was killed after %v; the other said %v to a caller who has %d calls", got, rest, quota)
+	}
 }

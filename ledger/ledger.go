@@ -105,6 +105,16 @@ type Counter struct {
 	Used   int64      `json:"-"`    // filled in by the book: used afterwards, or at the refusal
 }
 
+// Lease is a batch of a counter that one node has taken at once, to spend one
+// by one without asking. The counter holds all of it to be used.
+type Lease struct {
+	Counter
+	ID      string // empty: of one, which is spent
+	Granted int64
+	Left    int64 // not spent yet; the node's to keep
+	Expires time.Time
+}
+
 // Exposure bounds what async may deliver before it is charged, in atomic units.
 // A payer's room is the least of Payer and Credit plus a tenth of what he has
 // paid to this seller in finalized blocks: wallets are free, so without Credit

@@ -25,6 +25,7 @@ const (
 	maxTries     = 10
 	writeTimeout = 15 * time.Second
 	maxConns     = 24
+	lazyConns    = 8
 )
 
 // migrationLock keeps nodes that start together from migrating together.
@@ -34,6 +35,7 @@ const migrationLock = 0x636c617772 // "clawr"
 // COMMITTED, the default.
 type postgresDB struct {
 	db   *sql.DB
+	lazy *sql.DB // nothing is waited for that is done here
 	conf *pgx.ConnConfig
 	log  *slog.Logger
 
@@ -61,8 +63,14 @@ func openPostgres(ctx context.Context, url string, log *slog.Logger) (*postgresD
 	p.db.SetMaxOpenConns(maxConns)
 	p.db.SetMaxIdleConns(maxConns)
 	p.db.SetConnMaxIdleTime(5 * time.Minute)
+	lazy := conf.Copy()
+	lazy.RuntimeParams["synchronous_commit"] = "off"
+	p.lazy = stdlib.OpenDB(*lazy)
+	p.lazy.SetMaxOpenConns(lazyConns)
+	p.lazy.SetMaxIdleConns(lazyConns)
+	p.lazy.SetConnMaxIdleTime(5 * time.Minute)
 	if err := p.setUp(ctx); err != nil {
-		return nil, errors.Join(err, p.db.Close())
+		return nil, errors.Join(err, p.db.Close(), p.lazy.Close())
 	}
 	return p, nil
 }
@@ -191,6 +199,8 @@ func lost(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn)
 }
 
+func (p *postgresDB) lazily(ctx context.Context, fn transaction) error { return fn(ctx, p.lazy, false) }
+
 func (p *postgresDB) reader() querier { return p.db }
 
 func (p *postgresDB) notify(ctx context.Context, q querier) error {
@@ -246,5 +256,5 @@ func (p *postgresDB) close() error {
 	p.mu.Lock()
 	p.stopped = true
 	p.mu.Unlock()
-	return p.db.Close()
+	return errors.Join(p.db.Close(), p.lazy.Close())
 }

@@ -223,6 +223,9 @@ func (d *sqliteDB) shut() error {
 	return errors.Join(errs...)
 }
 
+// lazily is write: one writer has no quicker way.
+func (d *sqliteDB) lazily(ctx context.Context, fn transaction) error { return d.write(ctx, fn) }
+
 // The data directory has one owner, so nobody else is to be told or waited for.
 func (d *sqliteDB) notify(context.Context, querier) error                { return nil }
 func (d *sqliteDB) tell(context.Context, string, string) error           { return nil }

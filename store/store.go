@@ -52,6 +52,7 @@ type DB struct {
 	log       *slog.Logger
 	failpoint func(name string)
 	arrival   atomic.Int64 // the last usage_events.seq given out
+	nodes     atomic.Int64 // how many serve, as Attend counted last
 	closing   sync.Once
 }
 
@@ -63,6 +64,9 @@ type engine interface {
 	// error, after which the transaction may be gone. again is true once an
 	// earlier run may have been committed after all.
 	write(ctx context.Context, fn transaction) error
+	// lazily runs statements that nothing depends on: each by itself, not tried
+	// again, and perhaps forgotten in a power cut.
+	lazily(ctx context.Context, fn transaction) error
 	// reader answers queries outside any transaction, each from one snapshot.
 	reader() querier
 	// notify tells the other processes about a change of the directory, once

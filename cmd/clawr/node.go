@@ -40,6 +40,7 @@ type node struct {
 	watcher  *facilitator.Watcher     // of the chain that payments settles on
 	settler  *facilitator.Facilitator // in this process; nil: payments are settled elsewhere
 	segments *dataset.Cache
+	leases   *dispatch.Leases // nil: this node has every quota to itself
 	unlock   func()
 	public   string // base URL that callers reach
 	closing  sync.Once
@@ -116,6 +117,9 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 	g.Go(func() error { return n.usage.Run(ctx) })
 	g.Go(func() error { return n.dispatch.Run(ctx) })
 	g.Go(func() error { return n.tidy(ctx) })
+	if n.leases != nil {
+		n.attend(ctx, g, drained)
+	}
 	if n.payments != nil {
 		// The calls that are in work when ctx ends need it until they are through.
 		running, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -139,6 +143,19 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 		return err
 	})
 	return nil
+}
+
+// attend shares quotas and rates with other nodes, until the last call is
+// through.
+func (n *node) attend(ctx context.Context, g *errgroup.Group, drained <-chan struct{}) {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return n.leases.Run(running) })
+	g.Go(func() error { return n.db.Attend(running) })
+	g.Go(func() error {
+		<-drained
+		stop()
+		return nil
+	})
 }
 
 // headAge is from which age of the newest known block on a node is not ready.
@@ -176,6 +193,11 @@ func (n *node) assemble(ctx context.Context) error {
 		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Charged: n.db, Queue: n.db, Quotas: n.db,
 		Limiter: new(meter.Limiter), Usage: n.usage, Log: n.log, Asset: n.set.asset, Quotes: quotes, Salt: salt[0].Value,
 		Node: n.db.Node(), PublicURL: n.set.publicURL, Deadline: n.set.deadline, MaxFlight: cmp.Or(n.set.inFlight, defaultInFlight), Failpoint: failpoint(), Now: clock(), Docs: docsURL, Exposure: n.set.exposure,
+	}
+	if !n.db.SoleOwner() { // other nodes may have the same callers
+		n.dispatch.Rates = &dispatch.Rates{From: n.db, Local: n.dispatch.Limiter, Log: n.log}
+		n.leases = &dispatch.Leases{From: n.db, Log: n.log}
+		n.dispatch.Quotas = n.leases
 	}
 	if n.payments != nil {
 		n.dispatch.Payments = n.payments
