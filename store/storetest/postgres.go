@@ -125,9 +125,10 @@ func server() (string, error) {
 	return cluster.url, cluster.err
 }
 
-// throwaway is a server whose data is worth nothing: it never syncs, and dies
-// with the process that started it, however that dies.
+// throwaway is a server whose data is worth nothing: it dies with the process
+// that started it, however that dies.
 type throwaway struct {
+	sync bool // it syncs, which it has no reason to
 	once sync.Once
 	url  string
 	err  error
@@ -136,6 +137,11 @@ type throwaway struct {
 }
 
 func (c *throwaway) start() (string, error) {
+	return c.run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+}
+
+// run makes the data by one of PostgreSQL's programs, and serves them.
+func (c *throwaway) run(program string, args ...string) (string, error) {
 	bin, err := programs()
 	if err != nil {
 		return "", err
@@ -148,17 +154,21 @@ func (c *throwaway) start() (string, error) {
 		return "", err
 	}
 	data := filepath.Join(c.dir, "data")
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	initdb.SysProcAttr, initdb.Dir = attr, c.dir
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("initdb: %w\n%s", err, out)
+	create := exec.Command(filepath.Join(bin, program), append([]string{"-D", data}, args...)...)
+	create.SysProcAttr, create.Dir = attr, c.dir
+	if out, err := create.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", program, err, out)
 	}
 	port, err := freePort()
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", c.dir,
-		"-c", "fsync=off", "-c", "autovacuum=off", "-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "deadlock_timeout=200ms")
+	flags := []string{"-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", c.dir, "-c", "autovacuum=off", "-c", "max_connections=200",
+		"-c", "shared_buffers=64MB", "-c", "deadlock_timeout=200ms"}
+	if !c.sync {
+		flags = append(flags, "-c", "fsync=off", "-c", "full_page_writes=off")
+	}
+	cmd := exec.Command(filepath.Join(bin, "postgres"), flags...)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.Dir = &log, &log, c.dir
 	cmd.SysProcAttr = dieWithParent(attr)
@@ -232,7 +242,9 @@ func startHere(cmd *exec.Cmd) (exited chan struct{}, err error) {
 // programs is the directory of the newest server's programs.
 func programs() (string, error) {
 	if p, err := exec.LookPath("postgres"); err == nil {
-		return filepath.Dir(p), nil
+		if p, err = filepath.EvalSymlinks(p); err == nil { // its other programs are beside it, and may not be on the path
+			return filepath.Dir(p), nil
+		}
 	}
 	best, newest := "", 0
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
