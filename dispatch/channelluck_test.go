@@ -247,7 +247,7 @@ func TestALostChannelComesBackWithItsNextVoucher(t *testing.T) {
 func (c *canal) restore(backup string) {
 	c.Helper()
 	c.ok(c.db.Close())
-	_, err := store.Restore(c.Context(), backup, c.path, c.now())
+	_, err := store.Restore(c.Context(), backup, c.path, "operator", c.now())
 	c.ok(err)
 	c.reopen()
 }

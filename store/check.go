@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -215,8 +216,9 @@ func checkCopy(ctx context.Context, path string) error {
 
 // Restore makes the database at path of a copy that Backup wrote. What was
 // there is kept beside it, under the name that it gives ("" if nothing was).
-// The caller holds the data directory's lock.
-func Restore(ctx context.Context, backup, path string, now time.Time) (kept string, err error) {
+// The caller holds the data directory's lock. Who did it is in the audit log of
+// what begins now.
+func Restore(ctx context.Context, backup, path, by string, now time.Time) (kept string, err error) {
 	if err := checkCopy(ctx, backup); err != nil {
 		return "", err
 	}
@@ -251,7 +253,10 @@ func Restore(ctx context.Context, backup, path string, now time.Time) (kept stri
 	if err != nil {
 		return kept, err
 	}
-	return kept, db.Close()
+	err = db.inLine(ctx, func(ctx context.Context, q querier, _ bool) error {
+		return db.audit(ctx, q, by, "restore", "database", fmt.Sprintf(`{"backup":%q,"kept":%q}`, filepath.Base(backup), filepath.Base(cmp.Or(kept, "nothing"))))
+	})
+	return kept, errors.Join(err, db.Close())
 }
 
 // copyFile writes what r gives to a new file, durably.

@@ -267,6 +267,7 @@ func TestAuditChain(t *testing.T) {
 			db.SetOwner(t.Context(), "ann", `Ann "A."`, "", "eve"), // which changes nothing
 			db.RevokeToken(t.Context(), "tok_1", "bob"),
 			db.RevokeToken(t.Context(), "tok_1", "eve"),
+			db.RotateSecret(t.Context(), "quote", "operator"),
 		} {
 			if err != nil {
 				t.Fatal(err)
@@ -292,11 +293,12 @@ func TestAuditChain(t *testing.T) {
 			`tok_9 owner ann {"name":"Ann \"A.\"","payTo":""}`,
 			`operator token tok_1 {"scopes":["events:read","tokens:write"]}`,
 			`bob revoke tok_1 {}`,
+			`operator rotate quote {"id":"1"}`,
 		}, got); diff != "" {
-			t.Errorf("owners and tokens in the log (-want +got):\n%s", diff)
+			t.Errorf("owners, tokens and secrets in the log (-want +got):\n%s", diff)
 		}
-		if n, err := db.CheckAudit(t.Context()); n != 13 || err != nil {
-			t.Errorf("%d rows, %v; want 13", n, err)
+		if n, err := db.CheckAudit(t.Context()); n != 14 || err != nil {
+			t.Errorf("%d rows, %v; want 14", n, err)
 		}
 		execute(t, raw, `UPDATE audit_log SET actor = 'mallory' WHERE seq = 13`)
 		if n, err := db.CheckAudit(t.Context()); n != 12 || err == nil {
@@ -332,4 +334,44 @@ func TestFailedWorkOwesARefund(t *testing.T) {
 			t.Errorf("refund of %d is %s because of %s", amount, state, reason)
 		}
 	})
+}
+
+// What an operator does to the book itself is in the log of what it is then.
+func TestRepairsAreInTheAuditLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clawr.db")
+	db := open(t, store.Options{Path: path})
+	lost := reserve(t, db, 1, ledger.SettleBeforeResponse)
+	backup := filepath.Join(t.TempDir(), "copy.db")
+	if _, err := db.Backup(t.Context(), backup); err != nil {
+		t.Fatal(err)
+	}
+	must(t, db.Close())
+	if _, err := store.Restore(t.Context(), backup, path, "olga", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, store.Options{Path: path})
+	before, err := db.CheckAudit(t.Context())
+	must(t, err)
+	shown := ledger.Evidence{Tx: "0x1", BlockNumber: 1, BlockHash: "0x2"}
+	for range 2 { // the second time there is nothing to do
+		if _, err := db.Rebuild(t.Context(), lost.Key, lost.PayTo, lost.Amount, shown, "olga"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := db.CheckAudit(t.Context()); err != nil || n != before+1 {
+		t.Errorf("%d rows after %d, %v; want one more", n, before, err)
+	}
+	raw, err := sql.Open("sqlite", "file:"+path+"?mode=ro")
+	must(t, err)
+	defer raw.Close()
+	for _, want := range []string{
+		`olga restore database {"backup":"copy.db","kept":"clawr.db.`,
+		`olga rebuild ` + lost.ID + ` {"did":"booked, refund due","tx":"0x1"}`,
+	} {
+		var n int
+		must(t, raw.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM audit_log WHERE substr(actor || ' ' || action || ' ' || subject || ' ' || detail, 1, length($1)) = $1`, want).Scan(&n))
+		if n != 1 {
+			t.Errorf("%d rows of the log begin with %q, want 1", n, want)
+		}
+	}
 }

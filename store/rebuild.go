@@ -20,43 +20,50 @@ const lostCode clawr.Code = "row_lost"
 // if the book had it all.
 //
 // A buyer who sends such a payment again must not be asked for another one:
-// the row stands in the way of that.
-func (db *DB) Rebuild(ctx context.Context, k ledger.Key, payTo string, amount int64, e ledger.Evidence) (did string, err error) {
+// the row stands in the way of that. What it did is in the audit log.
+func (db *DB) Rebuild(ctx context.Context, k ledger.Key, payTo string, amount int64, e ledger.Evidence, by string) (did string, err error) {
 	if e.Tx == "" || e.BlockHash == "" {
 		return "", errors.New("store: rebuild without evidence")
 	}
-	err = db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		did = ""
-		p, err := paymentByKey(ctx, q, k)
-		switch {
-		case err != nil:
-			return err
-		case p == nil:
-			did = "rebuilt, refund due"
-			return db.rebuildLost(ctx, q, k, payTo, amount, e)
-		case p.Money == ledger.Mined || p.Money == ledger.Final:
-			return nil
-		case p.PayTo != payTo || p.Amount != amount:
-			return fmt.Errorf("store: %s is another transfer than %s of %s", p.ID, k.Nonce, k.Payer)
-		case p.Work == ledger.Done && p.Money != ledger.Released && p.Money != ledger.Dead:
-			did = "booked"
-			if _, err := q.ExecContext(ctx, `UPDATE payments SET money = 'signed', updated_at = $2 WHERE id = $1 AND money IN('held','signed')`, p.ID, db.micros()); err != nil {
-				return err
-			}
-			_, err := db.paid(ctx, q, k, e, payTo, amount)
+	err = db.inLine(ctx, func(ctx context.Context, q querier, _ bool) (err error) {
+		if did, err = db.rebuild(ctx, q, k, payTo, amount, e); err != nil || did == "" {
 			return err
 		}
-		// Its answer is not there, or was given up: charged all the same.
-		did = "booked, refund due"
-		_, err = q.ExecContext(ctx, `
-			UPDATE payments SET policy = 'settle_first', work = 'failed', money = 'mined', tx_hash = $2, block_number = $3, block_hash = $4, log_index = $5,
-				error_code = $6, updated_at = $7 WHERE id = $1`, p.ID, e.Tx, e.BlockNumber, e.BlockHash, e.LogIndex, string(lostCode), db.micros())
+		p, err := paymentByKey(ctx, q, k)
 		if err != nil {
 			return err
 		}
-		return db.oweRefund(ctx, q, p.ID, amount)
+		return db.audit(ctx, q, by, "rebuild", p.ID, fmt.Sprintf(`{"did":%q,"tx":%q}`, did, e.Tx))
 	})
 	return did, err
+}
+
+func (db *DB) rebuild(ctx context.Context, q querier, k ledger.Key, payTo string, amount int64, e ledger.Evidence) (did string, err error) {
+	p, err := paymentByKey(ctx, q, k)
+	switch {
+	case err != nil:
+		return "", err
+	case p == nil:
+		return "rebuilt, refund due", db.rebuildLost(ctx, q, k, payTo, amount, e)
+	case p.Money == ledger.Mined || p.Money == ledger.Final:
+		return "", nil
+	case p.PayTo != payTo || p.Amount != amount:
+		return "", fmt.Errorf("store: %s is another transfer than %s of %s", p.ID, k.Nonce, k.Payer)
+	case p.Work == ledger.Done && p.Money != ledger.Released && p.Money != ledger.Dead:
+		if _, err := q.ExecContext(ctx, `UPDATE payments SET money = 'signed', updated_at = $2 WHERE id = $1 AND money IN('held','signed')`, p.ID, db.micros()); err != nil {
+			return "", err
+		}
+		_, err := db.paid(ctx, q, k, e, payTo, amount)
+		return "booked", err
+	}
+	// Its answer is not there, or was given up: charged all the same.
+	_, err = q.ExecContext(ctx, `
+		UPDATE payments SET policy = 'settle_first', work = 'failed', money = 'mined', tx_hash = $2, block_number = $3, block_hash = $4, log_index = $5,
+			error_code = $6, updated_at = $7 WHERE id = $1`, p.ID, e.Tx, e.BlockNumber, e.BlockHash, e.LogIndex, string(lostCode), db.micros())
+	if err != nil {
+		return "", err
+	}
+	return "booked, refund due", db.oweRefund(ctx, q, p.ID, amount)
 }
 
 // rebuildLost makes the row of a payment that nothing is known of but its

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"fmt"
 	"strconv"
 	"time"
 )
@@ -24,39 +25,40 @@ func (db *DB) Secrets(ctx context.Context, name string) ([]Secret, error) {
 	if err != nil || len(list) > 0 {
 		return list, err
 	}
-	if err := db.addSecret(ctx, name, true); err != nil {
+	if err := db.firstSecret(ctx, name); err != nil {
 		return nil, err
 	}
 	return db.secrets(ctx, name)
 }
 
 // RotateSecret makes a new secret and retires the others, which go on being
-// listed.
-func (db *DB) RotateSecret(ctx context.Context, name string) error {
-	return db.addSecret(ctx, name, false)
-}
-
-// addSecret makes the next secret. Two nodes at once want the same id, and the
-// second finds the first one's.
-func (db *DB) addSecret(ctx context.Context, name string, first bool) error {
+// listed. It is in the audit log, without the secret.
+func (db *DB) RotateSecret(ctx context.Context, name, by string) error {
 	value := make([]byte, 32)
 	rand.Read(value)
-	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		now := db.micros()
-		if first {
-			_, err := q.ExecContext(ctx, `INSERT INTO secrets(name, id, value, created_at) VALUES ($1, 1, $2, $3) ON CONFLICT DO NOTHING`, name, value, now)
-			return err
-		}
-		_, err := q.ExecContext(ctx, `
+	return db.inLine(ctx, func(ctx context.Context, q querier, _ bool) error {
+		var id int64
+		err := q.QueryRowContext(ctx, `
 			INSERT INTO secrets(name, id, value, created_at)
 			SELECT CAST($1 AS TEXT), COALESCE(MAX(id), 0) + 1, CAST($2 AS BLOB), CAST($3 AS BIGINT) FROM secrets WHERE name = $1
-			ON CONFLICT DO NOTHING`, name, value, now)
+			RETURNING id`, name, value, db.micros()).Scan(&id)
 		if err != nil {
 			return err
 		}
-		_, err = q.ExecContext(ctx, `
-			UPDATE secrets SET retired_at = $2 WHERE name = $1 AND retired_at IS NULL
-			   AND id < (SELECT MAX(s.id) FROM secrets s WHERE s.name = $1)`, name, now)
+		if _, err := q.ExecContext(ctx, `UPDATE secrets SET retired_at = $2 WHERE name = $1 AND retired_at IS NULL AND id < $3`, name, db.micros(), id); err != nil {
+			return err
+		}
+		return db.audit(ctx, q, by, "rotate", name, fmt.Sprintf(`{"id":"%d"}`, id))
+	})
+}
+
+// firstSecret makes a secret where there is none. Two nodes at once want the
+// same id, and the second finds the first one's.
+func (db *DB) firstSecret(ctx context.Context, name string) error {
+	value := make([]byte, 32)
+	rand.Read(value)
+	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
+		_, err := q.ExecContext(ctx, `INSERT INTO secrets(name, id, value, created_at) VALUES ($1, 1, $2, $3) ON CONFLICT DO NOTHING`, name, value, db.micros())
 		return err
 	})
 }

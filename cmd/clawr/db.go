@@ -99,7 +99,7 @@ books those that the chain shows, so that no buyer is asked to pay twice.`,
 				return err
 			}
 			defer unlock()
-			kept, err := store.Restore(cmd.Context(), args[0], filepath.Join(e.data, dbName), time.Now())
+			kept, err := store.Restore(cmd.Context(), args[0], filepath.Join(e.data, dbName), api.Operator().Name, time.Now())
 			if err != nil {
 				return err
 			}
@@ -251,7 +251,7 @@ func rebuild(ctx context.Context, db *store.DB, c *chain.Client, assets []string
 				continue // a reorganisation: what is in no block was not charged
 			}
 			e := ledger.Evidence{Tx: d.Transaction, BlockNumber: r.Block, BlockHash: strings.ToLower(r.Hash.Hex()), LogIndex: d.LogIndex}
-			did, err := db.Rebuild(ctx, ledger.Key{Network: s.Network, Asset: s.Asset, Payer: d.Payer, Nonce: d.Nonce}, s.PayTo, d.Shown, e)
+			did, err := db.Rebuild(ctx, ledger.Key{Network: s.Network, Asset: s.Asset, Payer: d.Payer, Nonce: d.Nonce}, s.PayTo, d.Shown, e, api.Operator().Name)
 			if err != nil {
 				return list, err
 			}

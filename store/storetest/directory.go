@@ -359,8 +359,8 @@ func secretsAreShared(f *fixture) {
 	if len(seen) != 1 {
 		f.Errorf("16 callers saw %d first secrets", len(seen))
 	}
-	f.ok(f.RotateSecret(f.ctx(), "quote"))
-	f.ok(f.RotateSecret(f.ctx(), "quote"))
+	f.ok(f.RotateSecret(f.ctx(), "quote", "operator"))
+	f.ok(f.RotateSecret(f.ctx(), "quote", "operator"))
 	list, err := f.Secrets(f.ctx(), "quote")
 	f.ok(err)
 	if len(list) != 3 || list[0].ID != "3" || !list[0].Retired.IsZero() || list[1].Retired.IsZero() || list[2].Retired.IsZero() || !seen[string(list[2].Value)] {
@@ -371,7 +371,7 @@ func secretsAreShared(f *fixture) {
 	if len(other) != 1 || seen[string(other[0].Value)] {
 		f.Error("two names share a secret")
 	}
-	f.ok(f.RotateSecret(f.ctx(), "never asked for"))
+	f.ok(f.RotateSecret(f.ctx(), "never asked for", "operator"))
 	if list, err := f.Secrets(f.ctx(), "never asked for"); err != nil || len(list) != 1 {
 		f.Errorf("rotating nothing: %v, %v", list, err)
 	}
