@@ -134,14 +134,13 @@ func numberMask(b []byte) mask {
 // str looks at b as a string without copying; b must not change while it lives.
 func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-func digits(b []byte) (n int, ok bool) {
-	for _, c := range b {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + int(c-'0')
+// two is the number of two digits; above 99 if they are none.
+func two(b []byte) int {
+	hi, lo := int(b[0]-'0'), int(b[1]-'0')
+	if hi > 9 || lo > 9 {
+		return 100
 	}
-	return n, true
+	return 10*hi + lo
 }
 
 // parseDate reads YYYY-MM-DD into days since 1970-01-01; years 0000 to 9999 of
@@ -150,13 +149,11 @@ func parseDate(b []byte) (days int64, ok bool) {
 	if len(b) != 10 || b[4] != '-' || b[7] != '-' {
 		return 0, false
 	}
-	y, ok1 := digits(b[:4])
-	m, ok2 := digits(b[5:7])
-	d, ok3 := digits(b[8:])
-	if !ok1 || !ok2 || !ok3 || m < 1 || m > 12 || d < 1 || d > monthDays(y, m) {
+	century, year, m, d := two(b), two(b[2:]), two(b[5:]), two(b[8:])
+	if century > 99 || year > 99 || m < 1 || m > 12 || d < 1 || d > 28 && d > monthDays(100*century+year, m) {
 		return 0, false
 	}
-	return civilDays(y, m, d), true
+	return civilDays(100*century+year, m, d), true
 }
 
 func monthDays(y, m int) int {
@@ -179,11 +176,8 @@ func civilDays(y, m, d int) int64 {
 		y--
 		m += 12
 	}
-	era := (y + 400) / 400
-	yoe := y + 400 - era*400
-	doy := (153*(m-3)+2)/5 + d - 1
-	doe := yoe*365 + yoe/4 - yoe/100 + doy
-	return int64(era)*146097 + int64(doe) - 719468 - 146097
+	y += 400 // so that divisions round down
+	return int64(365*y+y/4-y/100+y/400+(153*(m-3)+2)/5+d-1) - 719468 - 146097
 }
 
 // parseDatetime reads RFC 3339 into seconds since 1970 and nanoseconds, and
@@ -194,10 +188,8 @@ func parseDatetime(b []byte) (sec int64, nanos, decimals int, ok bool) {
 		return 0, 0, 0, false
 	}
 	days, ok := parseDate(b[:10])
-	h, ok1 := digits(b[11:13])
-	m, ok2 := digits(b[14:16])
-	s, ok3 := digits(b[17:19])
-	if !ok || !ok1 || !ok2 || !ok3 || h > 23 || m > 59 || s > 59 {
+	h, m, s := two(b[11:]), two(b[14:]), two(b[17:])
+	if !ok || h > 23 || m > 59 || s > 59 {
 		return 0, 0, 0, false
 	}
 	sec = days*86400 + int64(h*3600+m*60+s)
@@ -211,18 +203,18 @@ func parseDatetime(b []byte) (sec int64, nanos, decimals int, ok bool) {
 		if decimals == 0 || decimals > 9 {
 			return 0, 0, 0, false
 		}
-		nanos, _ = digits(rest[1:i])
-		for range 9 - decimals {
-			nanos *= 10
+		for k := 1; k <= 9; k++ {
+			if nanos *= 10; k < i {
+				nanos += int(rest[k] - '0')
+			}
 		}
 		rest = rest[i:]
 	}
 	switch {
 	case len(rest) == 1 && (rest[0] == 'Z' || rest[0] == 'z'):
 	case len(rest) == 6 && (rest[0] == '+' || rest[0] == '-') && rest[3] == ':':
-		oh, ok1 := digits(rest[1:3])
-		om, ok2 := digits(rest[4:])
-		if !ok1 || !ok2 || oh > 23 || om > 59 {
+		oh, om := two(rest[1:]), two(rest[4:])
+		if oh > 23 || om > 59 {
 			return 0, 0, 0, false
 		}
 		off := int64(oh*3600 + om*60)
@@ -339,6 +331,42 @@ func appendFloat(b []byte, f float64) []byte {
 	return strconv.AppendFloat(b, f, 'f', -1, 64)
 }
 
+// shortFloat reads a number without an exponent and with at most 15 digits: they
+// and the power of ten below them are doubles, so that their quotient is the
+// nearest one to the number.
+func shortFloat(b []byte) (f float64, ok bool) {
+	digits := b
+	if b[0] == '-' {
+		digits = b[1:]
+	}
+	if len(digits) > 16 {
+		return 0, false
+	}
+	n, decimals := int64(0), -1
+	for i, c := range digits {
+		switch {
+		case c-'0' <= 9:
+			n = 10*n + int64(c-'0')
+		case c == '.' && decimals < 0:
+			decimals = len(digits) - i - 1
+		default:
+			return 0, false
+		}
+	}
+	if decimals < 0 {
+		if len(digits) > 15 {
+			return 0, false
+		}
+		decimals = 0
+	}
+	if f = float64(n) / powers[decimals]; b[0] == '-' {
+		f = -f
+	}
+	return f, true
+}
+
+var powers = [...]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
+
 // plainFloat reports that the characters of a cell are what appendFloat would
 // write: at most 15 significant digits survive a double, and are the shortest.
 func plainFloat(b []byte) bool {
@@ -361,4 +389,14 @@ func plainFloat(b []byte) bool {
 	}
 	// 0.0000001 is written 1e-7
 	return b[len(b)-1] != '0' && (b[0] != '0' || len(b) < 8 || string(b[:7]) != "0.00000")
+}
+
+// plainDatetime reports that the characters of a cell are what appendDatetime
+// would write.
+func plainDatetime(b []byte, decimals int) bool {
+	n := len("2006-01-02T15:04:05Z")
+	if decimals > 0 {
+		n += 1 + decimals
+	}
+	return len(b) == n && b[10] == 'T' && b[n-1] == 'Z'
 }

@@ -3,6 +3,7 @@ package dataset
 import (
 	"encoding/json"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -144,5 +145,70 @@ func TestNamesOfColumns(t *testing.T) {
 	got, err := columnNames([]string{"a b", "a-b", "a_b_2"}, 1)
 	if err != nil || strings.Join(got, " ") != "a_b a_b_2 a_b_2_2" {
 		t.Errorf("clashing labels become %v, %v", got, err)
+	}
+}
+
+func TestShortNumbersAreTheNearestDoubles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cell := rapid.StringMatching(`-?[0-9]{0,9}(\.[0-9]{1,9})?`).Draw(t, "cell")
+		if cell == "" || classify([]byte(cell))&(1<<Float) == 0 {
+			t.Skip()
+		}
+		want, err := strconv.ParseFloat(cell, 64)
+		if got, ok := shortFloat([]byte(cell)); err != nil || ok && math.Float64bits(got) != math.Float64bits(want) {
+			t.Fatalf("%q is read as %v, want %v: %v", cell, got, want, err)
+		} else if digits := strings.Trim(cell, "-"); !ok && len(digits) <= 15 {
+			t.Fatalf("%q is not read", cell)
+		}
+	})
+	for _, cell := range []string{"1e5", "12345678901234567", "1234567890123456", "0.12345678901234567"} {
+		if f, ok := shortFloat([]byte(cell)); ok {
+			t.Errorf("%s is short, and read as %v", cell, f)
+		}
+	}
+}
+
+func TestTimesAreMeasuredBeyondTheUsualYears(t *testing.T) {
+	for cell, safe := range map[string]bool{"1684-01-01T00:00:00Z": false, "1686-01-01T00:00:00Z": true, "2254-12-31T23:59:59Z": true, "2256-01-01T00:00:00Z": false} {
+		c := cells{nsSafe: true}
+		if c.measure([]byte(cell)); c.nsSafe != safe || c.frac != 0 {
+			t.Errorf("%s fits nanoseconds: %t, want %t; it has %d decimals", cell, c.nsSafe, safe, c.frac)
+		}
+		if c.measure([]byte(cell[:19] + ".25Z")); c.frac != 2 {
+			t.Errorf("a quarter of a second has %d decimals", c.frac)
+		}
+	}
+}
+
+func TestStringsAreEscapedWhereverItIsNeeded(t *testing.T) {
+	for n := range 20 {
+		for i := range n {
+			for _, c := range []byte{'"', '\\', 0x1f, 0x01, ' ', '!', '#', '[', ']', 0x7f} {
+				text := []byte("é" + strings.Repeat("x", n))
+				text[2+i] = c
+				var back string
+				got := appendString(nil, text)
+				if err := json.Unmarshal(got, &back); err != nil || back != string(text) {
+					t.Fatalf("%q is written %s, which is %q: %v", text, got, back, err)
+				}
+				if again := appendString(nil, string(text)); string(again) != string(got) {
+					t.Fatalf("%q is written %s as bytes and %s as a string", text, got, again)
+				}
+			}
+		}
+	}
+}
+
+func TestAFewBytesAreAppendedAsManyAre(t *testing.T) {
+	room := []byte("0123456789abcdefghijklmnopqrstuvwxyz")
+	for from := range room {
+		for to := from; to <= len(room); to++ {
+			for _, space := range []int{0, 3, 15, 16, 17, 40} {
+				b := appendShort(append(make([]byte, 0, 4+space), "head"...), room[from:to])
+				if string(b) != "head"+string(room[from:to]) {
+					t.Fatalf("%q with room for %d becomes %q", room[from:to], space, b)
+				}
+			}
+		}
 	}
 }

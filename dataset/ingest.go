@@ -339,7 +339,7 @@ func (b *builder) rows() error {
 	keys := make([][]byte, len(b.types))
 	for i := range readers {
 		readers[i] = b.table.cols[i].reader()
-		keys[i] = append(appendString([]byte{','}, b.schema.Columns[i].Name), ':')
+		keys[i] = append(appendString(append(make([]byte, 0, 80), ','), b.schema.Columns[i].Name), ':')
 	}
 	keys[0][0] = '{'
 	n := b.table.rows
@@ -355,7 +355,7 @@ func (b *builder) rows() error {
 		rel[row] = uint32(here - base[row/256])
 		for i, t := range b.types {
 			cell, null := readers[i].next()
-			buf = append(buf, keys[i]...)
+			buf = appendShort(buf, keys[i])
 			if null || len(cell) == 0 && t != Text {
 				buf = append(buf, "null"...)
 			} else {

@@ -1,9 +1,11 @@
 package dataset
 
 import (
+	"encoding/binary"
 	"math"
 	"strconv"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // appendString writes s as JSON.stringify does: only quotes, backslashes and
@@ -11,7 +13,7 @@ import (
 func appendString[S []byte | string](b []byte, s S) []byte {
 	b = append(b, '"')
 	from := 0
-	for i := 0; i < len(s); i++ {
+	for i := plain(s); i < len(s); i++ {
 		c := s[i]
 		if c >= 0x20 && c != '"' && c != '\\' {
 			continue
@@ -40,20 +42,40 @@ func appendString[S []byte | string](b []byte, s S) []byte {
 	return append(b, '"')
 }
 
+// plain is how many bytes at the front of s surely need no escape.
+func plain[S []byte | string](s S) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	b := unsafe.Slice(*(**byte)(unsafe.Pointer(&s)), len(s)) // the first word of both is where they begin
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
+		quote, slash := x^'"'*ones, x^'\\'*ones
+		if ((x-' '*ones)&^x|(quote-ones)&^quote|(slash-ones)&^slash)&tops != 0 {
+			break
+		}
+	}
+	return i
+}
+
 // appendCell writes a cell of a file as the JSON value of its column.
 func appendCell(b, cell []byte, t Type, decimals int) []byte {
 	switch t {
 	case Text:
 		return appendString(b, cell)
 	case Bool, Int:
-		return append(b, cell...)
+		return appendShort(b, cell)
 	case Float:
 		if plainFloat(cell) {
-			return append(b, cell...)
+			return appendShort(b, cell)
 		}
+	case Datetime:
+		if !plainDatetime(cell, decimals) {
+			break
+		}
+		fallthrough
 	case Date:
 		b = append(b, '"')
-		b = append(b, cell...)
+		b = appendShort(b, cell)
 		return append(b, '"')
 	}
 	return appendOrdinal(b, ordinal(cell, t, decimals), t, decimals)
@@ -80,7 +102,10 @@ func ordinal(cell []byte, t Type, decimals int) int64 {
 		}
 		return n
 	case Float:
-		f, _ := strconv.ParseFloat(str(cell), 64)
+		f, ok := shortFloat(cell)
+		if !ok {
+			f, _ = strconv.ParseFloat(str(cell), 64)
+		}
 		return floatOrdinal(f)
 	case Date:
 		d, _ := parseDate(cell)
