@@ -116,9 +116,9 @@ func (d *dict) grow() {
 	}
 }
 
-// order sorts the values by their bytes. It gives the ids in that order, and the
+// inOrder sorts the values by their bytes. It gives the ids in that order, and the
 // rank of each id.
-func (d *dict) order() (ids, rank []uint32) {
+func (d *dict) inOrder() (ids, rank []uint32) {
 	items, room := d.take(len(d.values))
 	for id, at := range d.values {
 		items[id] = sortItem{id: uint32(id), at: at}

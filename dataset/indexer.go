@@ -26,6 +26,15 @@ type indexedColumn struct {
 	ids          []uint32
 }
 
+// reserve makes room for the words of a batch, and of all values that are still
+// to come if they have as many as those before: room that is not used costs no
+// memory, and room that grows is copied.
+func (c *indexedColumn) reserve() {
+	if done, all := len(c.off)-2, cap(c.off)-2; len(c.ids)+1<<12 > cap(c.ids) && done > 1<<12 {
+		c.ids = slices.Grow(c.ids, len(c.ids)/done*(all-done)+all/8)
+	}
+}
+
 // batch is values whose words are cut and hashed, and not yet looked up: as each
 // look is a miss of the cache, a batch lets memory answer many at once.
 type batch struct {
@@ -81,6 +90,7 @@ func (x *indexer) enter() {
 	}
 	x.dict.fetch(x.words)
 	c, next := &x.cols[len(x.cols)-1], 0
+	c.reserve()
 	for _, v := range x.values {
 		x.ids = x.ids[:v.same]
 		for _, w := range x.words[next : next+v.more] {
@@ -106,7 +116,7 @@ type wordEntry uint32
 // once however often it has the word.
 func (x *indexer) write(w *segmentWriter, rows int) {
 	x.enter()
-	sorted, _ := x.dict.order()
+	sorted, _ := x.dict.inOrder()
 	x.dict.slots, x.dict.sorter = nil, sorter{}
 	starts, entries := x.transpose(len(sorted))
 	offs := make([]uint32, 1, len(sorted)+1)

@@ -401,41 +401,26 @@ func (b *builder) numbers(i int) error {
 			values[row] = ordinal(cell, t, col.Fraction)
 		}
 	}
-	var perm []uint32
+	o := b.dict.order(values)
 	if t == Bool {
-		codes, small := make([]uint32, len(values)), make([]uint8, len(values))
+		small := make([]uint8, len(values))
 		for row, v := range values {
-			codes[row] = uint32(max(v, 0))
-			small[row] = uint8(codes[row])
+			small[row] = uint8(max(v, 0))
 		}
-		perm, _ = permuteCodes(codes, 3)
 		put(b.w, secCodes, i, small)
 	} else {
-		perm = b.dict.permute(values)
 		put(b.w, secValues, i, values)
 	}
+	perm := o.perm
 	put(b.w, secPerm, i, perm)
-	col.Indexed = true
-	repeated := -1
-	for k := range perm {
-		v := values[perm[k]]
-		if v == maxNull {
-			continue
-		}
-		if k == 0 || values[perm[k-1]] != v {
-			col.Distinct++
-		} else if repeated < 0 {
-			repeated = k
-		}
-	}
+	col.Indexed, col.Distinct = true, o.distinct
 	if col.Distinct > 0 {
 		col.Min = jsonValue(values[perm[col.Nulls]], t, col.Fraction)
 		col.Max = jsonValue(values[perm[len(perm)-1]], t, col.Fraction)
 	}
-	value := ""
-	if repeated >= 0 {
-		value = string(appendOrdinal(nil, values[perm[repeated]], t, col.Fraction))
-		return b.key(i, value, perm[repeated-1], perm[repeated])
+	if o.again > 0 {
+		value := string(appendOrdinal(nil, values[perm[o.again]], t, col.Fraction))
+		return b.key(i, value, perm[o.again-1], perm[o.again])
 	}
 	return b.key(i, "", 0, 0)
 }

@@ -62,12 +62,29 @@ func TestNumbersAreSortedAndEqualOnesStayInOrder(t *testing.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		values := make([]int64, n)
 		want := make([]uint32, n)
+		nulls, sorted := rapid.Bool().Draw(t, "nulls"), rapid.Bool().Draw(t, "sorted")
 		for i := range values {
-			values[i], want[i] = int64(r.Uint64())>>bits, uint32(i)
+			if values[i], want[i] = int64(r.Uint64())>>bits, uint32(i); nulls && r.IntN(3) == 0 {
+				values[i] = maxNull
+			}
+		}
+		if sorted {
+			slices.Sort(values)
 		}
 		slices.SortStableFunc(want, func(a, b uint32) int { return cmp.Compare(values[a], values[b]) })
-		if got := new(sorter).permute(values); !slices.Equal(got, want) {
-			t.Fatalf("%d values of %d bits are not in order", n, 64-bits)
+		distinct, again := int64(0), 0
+		for k, row := range want {
+			switch {
+			case values[row] == maxNull:
+			case k == 0 || values[want[k-1]] != values[row]:
+				distinct++
+			case again == 0:
+				again = k
+			}
+		}
+		if got := new(sorter).order(values); !slices.Equal(got.perm, want) || got.distinct != distinct || got.again != again {
+			t.Fatalf("%d values of %d bits are not in order, or %d of them differ rather than %d, or the first to come again is %d, want %d",
+				n, 64-bits, got.distinct, distinct, got.again, again)
 		}
 	})
 }

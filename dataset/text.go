@@ -2,6 +2,8 @@ package dataset
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
 	"slices"
 )
 
@@ -73,7 +75,7 @@ func (b *builder) lookUp(c *cells, sorted bool) (t dictionary, few bool) {
 	}
 	t = dictionary{codes: codes, places: slices.Clone(d.values)}
 	if sorted {
-		ids, rank := d.order()
+		ids, rank := d.inOrder()
 		for k, id := range ids {
 			t.places[k] = d.values[id]
 		}
@@ -127,7 +129,13 @@ func (b *builder) sortRows(c *cells) dictionary {
 // shared is the number of bytes with which a and b both begin.
 func shared(a, b []byte) int {
 	n := min(len(a), len(b))
-	for i := range n {
+	i := 0
+	for ; i+8 <= n; i += 8 {
+		if x := binary.LittleEndian.Uint64(a[i:]) ^ binary.LittleEndian.Uint64(b[i:]); x != 0 {
+			return i + bits.TrailingZeros64(x)/8
+		}
+	}
+	for ; i < n; i++ {
 		if a[i] != b[i] {
 			return i
 		}
