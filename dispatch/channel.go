@@ -164,11 +164,15 @@ func (d *Dispatcher) sellsByVoucher(e *entry) bool {
 
 // parseChannel takes the scheme's part of a payment by channel apart.
 func (d *Dispatcher) parseChannel(p *payment) error {
-	id, ok := x402.ChainID(p.Accepted.Network)
-	if !ok || p.Accepted.Network != d.Asset.Network {
+	d.hashed.Do(func() {
+		if id, ok := x402.ChainID(d.Asset.Network); ok {
+			d.domain = x402.ChannelDomain(id)
+		}
+	})
+	if p.Accepted.Network != d.Asset.Network || d.domain == (x402.Domain{}) {
 		return errors.New("payments by channel are on " + d.Asset.Network)
 	}
-	p.domain = x402.ChannelDomain(id)
+	p.domain = d.domain
 	c, err := x402.ParseChannel(p.Payload, p.domain)
 	if err != nil {
 		return err

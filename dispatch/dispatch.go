@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -119,6 +120,8 @@ type Dispatcher struct {
 	inFlight atomic.Int64
 	callers  callerCache
 	numbers  numbers
+	hashed   sync.Once   // domain is
+	domain   x402.Domain // of the channels on Asset's network; zero: there are none
 }
 
 // slack is what a payment must live beyond the route's deadline: 10 s to

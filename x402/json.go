@@ -2,6 +2,7 @@ package x402
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -132,7 +133,10 @@ func scanNested(b []byte, i, levels int) (int, error) {
 }
 
 func scanString(b []byte, i int) (int, error) {
-	for i++; i < len(b); i++ {
+	for i++; i+8 <= len(b) && plain(binary.LittleEndian.Uint64(b[i:])); {
+		i += 8
+	}
+	for ; i < len(b); i++ {
 		switch c := b[i]; {
 		case c == '"':
 			return i + 1, nil
@@ -158,6 +162,15 @@ func scanString(b []byte, i int) (int, error) {
 		}
 	}
 	return i, &syntaxError{i, "unexpected end"}
+}
+
+// plain reports whether none of eight characters ends a string, begins an
+// escape, or is one of those that have to be escaped. It may be wrong about
+// those with a sign bit, which then are looked at one by one.
+func plain(eight uint64) bool {
+	const ones, signs = 0x0101010101010101, 0x8080808080808080
+	quote, slash := eight^(ones*'"'), eight^(ones*'\\')
+	return (eight|(eight-ones*0x20)|(quote-ones)|(slash-ones))&signs == 0
 }
 
 func scanNumber(b []byte, i int) (int, error) {

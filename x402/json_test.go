@@ -131,3 +131,17 @@ func TestStringsSurvive(t *testing.T) {
 		}
 	}
 }
+
+// Strings are looked at eight characters at a time: none that ends or spoils
+// one may hide among seven others.
+func TestEveryCharacterOfAStringIsSeen(t *testing.T) {
+	for c := range 0x80 {
+		for at := range 20 {
+			s := []byte(`"aaaaaaaaaaaaaaaaaaaa"`)
+			s[at+1] = byte(c)
+			if got, want := checkJSON(s) == nil, json.Valid(s); got != want {
+				t.Errorf("%q: accepted %v, want %v", s, got, want)
+			}
+		}
+	}
+}
