@@ -163,7 +163,7 @@ func (c *throwaway) run(program string, args ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	flags := []string{"-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", c.dir, "-c", "autovacuum=off", "-c", "max_connections=200",
+	flags := []string{"-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", c.dir, "-c", "autovacuum=off", "-c", "max_connections=1000",
 		"-c", "shared_buffers=64MB", "-c", "deadlock_timeout=200ms"}
 	if !c.sync {
 		flags = append(flags, "-c", "fsync=off", "-c", "full_page_writes=off")
