@@ -40,6 +40,8 @@ const (
 	// CodeBalance says that the wallet does not hold what the call costs;
 	// nothing was signed.
 	CodeBalance clawr.Code = "insufficient_balance"
+	// CodeChannel says that a channel cannot be used as was asked.
+	CodeChannel clawr.Code = "channel_unusable"
 	// CodeServer says that the server failed, or refused for a reason that has
 	// nothing to do with payment.
 	CodeServer clawr.Code = "server_error"
@@ -73,6 +75,10 @@ type Request struct {
 	// limit per day stands whatever they say.
 	Max     *clawr.Amount
 	Confirm bool
+	// Deposit is what is put into a channel when a call needs it; nil lets the
+	// server and the limits decide. Only a Client whose Scheme asks for channels
+	// opens one.
+	Deposit *clawr.Amount
 	// New signs a new payment although an earlier one for the same call may
 	// still be charged. Both count against the limits.
 	New bool
@@ -98,6 +104,8 @@ type Result struct {
 	Replayed, Resumed bool
 	// Payment is what was paid; nil if nothing was.
 	Payment *Payment
+	// Channel is what it was paid from, as it is now; nil for an exact payment.
+	Channel *Channel
 }
 
 // call is a Request that has been checked.

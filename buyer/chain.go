@@ -28,19 +28,20 @@ type Chain interface {
 }
 
 // checkBalance refuses to sign for what the wallet does not hold.
-func (c *Client) checkBalance(ctx context.Context, q *Quote) error {
+func (c *Client) checkBalance(ctx context.Context, a clawr.Asset, units int64, what string) error {
 	if c.Chain == nil {
 		return nil
 	}
-	have, err := c.Chain.Balance(ctx, q.Asset.Address, c.Wallet.Address())
+	have, err := c.Chain.Balance(ctx, a.Address, c.Wallet.Address())
 	if err != nil {
 		return err
 	}
-	if have.Cmp(big.NewInt(q.Atomic)) >= 0 {
+	if have.Cmp(big.NewInt(units)) >= 0 {
 		return nil
 	}
+	usd, _ := ceil(units, a.Decimals)
 	return &clawr.Error{Code: CodeBalance,
-		Message: fmt.Sprintf("this call costs %s (%d units of the token), and %s has %s units on %s. Nothing was signed.", Dollars(q.Amount), q.Atomic, c.Wallet.Address(), have, q.Asset.Network),
+		Message: fmt.Sprintf("%s %s (%d units of the token), and %s has %s units on %s. Nothing was signed.", what, Dollars(usd), units, c.Wallet.Address(), have, a.Network),
 		Fix:     "clawr wallet fund"}
 }
 
@@ -61,8 +62,8 @@ func (c *Client) ask(ctx context.Context, p *Payment) (fate, string, error) {
 	if c.Chain == nil {
 		return undecided, "", nil
 	}
-	if network := c.Chain.Network(); network != p.Network {
-		return undecided, "", &clawr.Error{Code: clawr.CodeWrongChain, Param: "rpc-url", Message: fmt.Sprintf("the open payment is on %s, and the node is on %s", p.Network, network), Fix: "--rpc-url of a node of " + p.Network}
+	if err := c.onNetwork(p.Network, "the open payment is"); err != nil {
+		return undecided, "", err
 	}
 	block, final, err := c.Chain.Final(ctx)
 	if err != nil {
@@ -81,6 +82,14 @@ func (c *Client) ask(ctx context.Context, p *Payment) (fate, string, error) {
 		return dead, fmt.Sprintf("authorizationState is false, and the finalized block time %s is past validBefore", final.UTC().Format(time.RFC3339)), nil
 	}
 	return undecided, "", nil
+}
+
+// onNetwork is an error if the node is on another network.
+func (c *Client) onNetwork(network, what string) error {
+	if c.Chain == nil || c.Chain.Network() == network {
+		return nil
+	}
+	return &clawr.Error{Code: clawr.CodeWrongChain, Param: "rpc-url", Message: fmt.Sprintf("%s on %s, and the node is on %s", what, network, c.Chain.Network()), Fix: "--rpc-url of a node of " + network}
 }
 
 // Prove looks at every open payment of this chain that is over by the clock

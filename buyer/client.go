@@ -24,6 +24,8 @@ type Client struct {
 	Terms
 	// Chain is a node of the network that is paid on; nil means none is asked.
 	Chain Chain
+	// Vault is the contract that holds channels, on the same node; nil likewise.
+	Vault Vault
 	// Transport sends requests; nil is NewTransport's.
 	Transport http.RoundTripper
 	// Now is the clock; nil is time.Now.
@@ -73,6 +75,16 @@ func (c *Client) Do(ctx context.Context, r Request) (*Result, error) {
 	}
 	if p != nil {
 		res, over, err := c.resume(ctx, cl, p)
+		if !over {
+			return res, err
+		}
+	}
+	id, err := c.Wallet.channelOf(cl.key)
+	if err != nil {
+		return nil, err
+	}
+	if id != "" {
+		res, over, err := c.redraw(ctx, cl, id)
 		if !over {
 			return res, err
 		}
@@ -161,7 +173,10 @@ func (c *Client) buy(ctx context.Context, cl *call) (*Result, error) {
 	if err := c.Within(q, cl.Request); err != nil {
 		return nil, err
 	}
-	if err := c.checkBalance(ctx, q); err != nil {
+	if q.Channel != "" {
+		return c.draw(ctx, cl, q)
+	}
+	if err := c.checkBalance(ctx, q.Asset, q.Atomic, "this call costs"); err != nil {
 		return nil, err
 	}
 	id := newID("pay_")
@@ -211,9 +226,9 @@ func (c *Client) sign(cl *call, q *Quote, id string) (*Payment, error) {
 			return nil, err
 		}
 	}
-	header := paid.Header()
-	if len(header) > x402.MaxHeader {
-		return nil, &clawr.Error{Code: CodeBadQuote, Message: fmt.Sprintf("the server's challenge makes a payment of %d bytes, at most %d can be sent", len(header), x402.MaxHeader), Fix: "tell whoever runs the API; nothing was sent"}
+	header, err := checkHeader(&paid)
+	if err != nil {
+		return nil, err
 	}
 	return &Payment{ID: id, Call: cl.key, Method: cl.Method, URL: q.url.String(), BodySHA256: cl.body, Created: now.UTC().Truncate(time.Millisecond),
 		HeaderName: name, Header: header, Network: q.Asset.Network, Asset: q.Asset.Address, PayTo: q.PayTo, Payer: c.Wallet.address,

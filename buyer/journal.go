@@ -53,7 +53,12 @@ func (w *Wallet) open(ctx context.Context, id, call string, amount clawr.Amount,
 		if err := w.forget(s); err != nil {
 			return err
 		}
-		return s.take(id, call, dayOf(w.now()), amount, l)
+		day := dayOf(w.now())
+		deposited, drawn, err := w.today(day)
+		if err != nil {
+			return err
+		}
+		return s.take(id, call, day, amount, max(deposited, drawn), l)
 	}, func() error {
 		if p, err = sign(); err != nil {
 			return err

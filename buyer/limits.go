@@ -68,12 +68,14 @@ const keepDays = 8
 
 func dayOf(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
-// Spent is what counts against today's limit.
+// Spent is what counts against today's limit: payments, and the more of what
+// was deposited into channels and what was bought from them.
 func (w *Wallet) Spent(ctx context.Context) (clawr.Amount, error) {
 	var spent clawr.Amount
 	err := w.withSpend(ctx, func(s *spend) error {
-		spent = s.Days[dayOf(w.now())]
-		return nil
+		deposited, drawn, err := w.today(dayOf(w.now()))
+		spent = s.Days[dayOf(w.now())] + max(deposited, drawn)
+		return err
 	}, nil)
 	return spent, err
 }
@@ -148,12 +150,21 @@ func (w *Wallet) saveSpend(s *spend, was []byte) error {
 	return writeFile(w.path(spendName), b)
 }
 
-// take counts amount for the payment id of a call, or refuses.
-func (s *spend) take(id, call, day string, amount clawr.Amount, l Limits) error {
-	if spent := s.Days[day]; spent > l.PerDay || amount > l.PerDay-spent {
-		return &clawr.Error{Code: clawr.CodeQuoteOverLimit, Param: "per-day",
-			Message: fmt.Sprintf("this call costs %s, and %s of your limit of %s a day are spent. Nothing was signed.", Dollars(amount), Dollars(spent), Dollars(l.PerDay)),
-			Fix:     "clawr wallet limits --per-day " + (spent + amount).String()}
+// within is nil if amount more than spent is within the limit of a day.
+func within(spent, amount clawr.Amount, l Limits, what string) error {
+	if spent <= l.PerDay && amount <= l.PerDay-spent {
+		return nil
+	}
+	return &clawr.Error{Code: clawr.CodeQuoteOverLimit, Param: "per-day",
+		Message: fmt.Sprintf("%s %s, and %s of your limit of %s a day are spent. Nothing was signed.", what, Dollars(amount), Dollars(spent), Dollars(l.PerDay)),
+		Fix:     "clawr wallet limits --per-day " + (spent + amount).String()}
+}
+
+// take counts amount for the payment id of a call, or refuses. also is what
+// counts on that day and stands elsewhere.
+func (s *spend) take(id, call, day string, amount, also clawr.Amount, l Limits) error {
+	if err := within(s.Days[day]+also, amount, l, "this call costs"); err != nil {
+		return err
 	}
 	s.Days[day] += amount
 	s.Held[id] = hold{Day: day, Amount: amount, Call: call}

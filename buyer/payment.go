@@ -37,6 +37,14 @@ type Payment struct {
 	Amount      clawr.Amount `json:"amountUsd"`     // rounded up
 	ValidBefore int64        `json:"validBefore"`   // unix seconds
 
+	// Of a voucher, which is kept with its channel: the channel, what it allows
+	// in all, what all vouchers before its call allowed, and the deposit that is
+	// sent along. A voucher has no nonce and no end; ValidBefore is the quote's.
+	Channel string `json:"channel,omitempty"`
+	Max     int64  `json:"maxClaimable,string,omitempty"`
+	Start   int64  `json:"signedBefore,string,omitempty"`
+	Deposit int64  `json:"deposit,string,omitempty"`
+
 	// Transaction is what the server named last; only its word.
 	Transaction string `json:"transaction,omitempty"`
 	// Refused is the last answer that gave nothing for the payment. It is not

@@ -1,6 +1,7 @@
 package buyer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/big"
@@ -23,10 +24,15 @@ type Quote struct {
 	PayTo       string        // lower case
 	Lifetime    time.Duration // of the signature: what the server allows, at most an hour
 	Description string        // the server's, cleaned
+	// Channel is the id of the payment channel that the call is paid from by a
+	// voucher; empty for an exact payment.
+	Channel string
 
 	url      *url.URL // where it is for
 	offer    x402.Requirements
 	required *x402.PaymentRequired
+	config   x402.ChannelConfig // of Channel
+	hint     int64              // what the server would have deposited first, in units; 0: it does not say
 }
 
 // Terms are what a Client pays in, beside what everybody knows.
@@ -37,6 +43,10 @@ type Terms struct {
 	// They count as dollars, known or not; how many decimals an unknown one has
 	// comes from the chain.
 	Assets []string
+	// Scheme is the only one that is paid by: exact, or batch-settlement, for
+	// which channels are opened. Empty pays from channels that are open, and
+	// else exactly: no money is locked up unasked.
+	Scheme string
 }
 
 // readChallenge takes the challenge out of a 402: the header of version 2, or
@@ -59,26 +69,40 @@ func readChallenge(headers []string, body []byte) (*x402.PaymentRequired, error)
 	return req, nil
 }
 
-// choose takes the first offer that c may pay, in the server's order. host is
-// what the server was called.
+// choose takes the first offer that c may pay, in the server's order, those
+// that are paid from a channel before the others. host is what the server was
+// called.
 func (c *Client) choose(ctx context.Context, req *x402.PaymentRequired, u *url.URL, host string) (*Quote, error) {
 	if err := sameOrigin(req.Resource.URL, u, host); err != nil {
 		return nil, err
 	}
 	var why []string
+	var first *Quote
 	for i := range req.Accepts {
 		q, no, err := c.consider(ctx, &req.Accepts[i])
 		if err != nil {
 			return nil, err
 		}
+		if no == "" && q.offer.Scheme == x402.SchemeChannel {
+			no, err = c.channelOffer(q, req.Version)
+			if err != nil {
+				return nil, err
+			}
+		}
 		if no == "" {
 			q.required, q.url = req, u
 			q.Description = clean(req.Resource.Description, 200)
-			return q, nil
+			if q.Channel != "" {
+				return q, nil
+			}
+			first = cmp.Or(first, q)
 		}
-		if no = clean(no, 200); len(why) < 3 && !slices.Contains(why, no) {
+		if no = clean(no, 200); no != "" && len(why) < 3 && !slices.Contains(why, no) {
 			why = append(why, no)
 		}
+	}
+	if first != nil {
+		return first, nil
 	}
 	return nil, &clawr.Error{Code: CodeQuoteRefused, Param: "asset",
 		Message: "the server offers no way to pay that this wallet takes: " + strings.Join(why, "; ") + ". Nothing was signed.",
@@ -91,8 +115,10 @@ func (c *Client) consider(ctx context.Context, o *x402.Requirements) (q *Quote, 
 	_, evm := x402.ChainID(o.Network)
 	method := string(o.Extra.Rest.Find("assetTransferMethod"))
 	switch {
-	case o.Scheme != x402.SchemeExact:
+	case o.Scheme != x402.SchemeExact && o.Scheme != x402.SchemeChannel:
 		return nil, fmt.Sprintf("scheme %q is not exact", clean(o.Scheme, 20)), nil
+	case c.Scheme != "" && o.Scheme != c.Scheme:
+		return nil, fmt.Sprintf("scheme %q is not --scheme %s", o.Scheme, c.Scheme), nil
 	case !evm:
 		return nil, fmt.Sprintf("network %q is not eip155:N", clean(o.Network, 40)), nil
 	case len(c.Networks) > 0 && !slices.Contains(c.Networks, o.Network):

@@ -65,6 +65,9 @@ type verdict struct {
 	limited           bool          // it was not even looked at: too many requests
 	after             time.Duration // when to send it again; 0: not said
 	transaction       string        // what it names, cleaned
+
+	settled  *x402.SettleResponse  // its PAYMENT-RESPONSE, if there is one that can be read
+	required *x402.PaymentRequired // its challenge, likewise
 }
 
 // problem is what clawr and most other servers put into the body of a refusal.
@@ -82,6 +85,7 @@ const reasonNotCharged = string(clawr.CodeNotCharged)
 func (r *reply) judge() *verdict {
 	v := &verdict{status: r.status, after: retryAfter(r.header.Get("Retry-After"), r.at)}
 	settled := r.settlement()
+	v.settled = settled
 	stated := ""
 	if settled != nil {
 		stated = clean(string(settled.ErrorReason), 80)
@@ -94,7 +98,8 @@ func (r *reply) judge() *verdict {
 		return v
 	}
 	v.explain(r, settled, stated)
-	pending = pending || v.reason == string(x402.ReasonPending)
+	// A channel that is busy has not looked at the voucher yet.
+	pending = pending || v.reason == string(x402.ReasonPending) || v.reason == string(x402.ReasonChannelBusy)
 	v.used = v.reason == string(x402.ReasonNonceUsed)
 	switch s := r.status; {
 	case pending, s == http.StatusServiceUnavailable:
@@ -132,8 +137,11 @@ func (v *verdict) explain(r *reply, settled *x402.SettleResponse, stated string)
 	message, _ := p.Message.(string)
 	v.reason, v.message = clean(code, 80), clean(message, 200)
 	if values := r.header.Values(x402.HeaderRequired); len(values) == 1 {
-		if c, err := x402.ParseRequired(values[0]); err == nil && c.Error != "" {
-			v.reason = clean(c.Error, 80)
+		if c, err := x402.ParseRequired(values[0]); err == nil {
+			v.required = c
+			if c.Error != "" {
+				v.reason = clean(c.Error, 80)
+			}
 		}
 	}
 	if stated != "" {

@@ -116,7 +116,9 @@ func (s *seller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // RoundTrip serves in memory, for tests in which time is not real.
-func (s *seller) RoundTrip(r *http.Request) (res *http.Response, err error) {
+func (s *seller) RoundTrip(r *http.Request) (*http.Response, error) { return inMemory(s, r) }
+
+func inMemory(s http.Handler, r *http.Request) (res *http.Response, err error) {
 	defer func() {
 		if p := recover(); p == http.ErrAbortHandler {
 			res, err = nil, io.ErrUnexpectedEOF
