@@ -36,7 +36,7 @@ var commands = []func(*env) *cobra.Command{
 	newList, newShow, newPause, newResume, newRollback, newRemove, newExportDirectory,
 	newOwner, newToken, newEvents, newStats, newPayments, newDB,
 	newDeployDispatcher, newDeployTenant, newRollbackDispatcher, newCloudflareStatus,
-	newPay, newWallet, newFacilitator, newChain, newVersion,
+	newPay, newWallet, newChannels, newFacilitator, newChain, newVersion,
 }
 
 // run executes one command line and returns the process's exit code.
@@ -136,7 +136,7 @@ func exitCode(err error) int {
 		return exitAuth
 	case clawr.CodeNotFound, clawr.CodeTenantNotFound, clawr.CodeRecordNotFound, cloudflare.CodeAccount, cloudflare.CodeNamespace, cloudflare.CodeMissing:
 		return exitNotFound
-	case clawr.CodeHostTaken, clawr.CodeConflict, clawr.CodeLedgerHome, clawr.CodeLocked, cloudflare.CodeTaken:
+	case clawr.CodeHostTaken, clawr.CodeConflict, clawr.CodeLedgerHome, clawr.CodeLocked, buyer.CodeChannel, cloudflare.CodeTaken:
 		return exitConflict
 	case clawr.CodeQuoteOverLimit, buyer.CodeQuoteRefused:
 		return exitRefused

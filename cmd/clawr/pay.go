@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -10,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,13 +18,13 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/ethereum/go-ethereum/common"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/buyer"
 	"github.com/402claw/clawr/chain"
+	"github.com/402claw/clawr/x402"
 )
 
 // maxShown is how much of an answer --json puts into its one object.
@@ -35,6 +35,8 @@ type payFlags struct {
 	method, body, output string
 	headers              []string
 	max, id              string
+	scheme, deposit      string
+	times                int
 	confirm, dryRun      bool
 	anew                 bool
 	timeout              time.Duration
@@ -61,6 +63,11 @@ At most one payment is signed. It is written down before it is sent; after a
 lost reply or a 503 the same payment is sent again, also by the next clawr pay
 of the same call. Another one is not signed while it may still be charged.
 
+With --scheme batch-settlement the call is paid from a channel: one deposit, and
+then a signed voucher for each call, without a transaction. A channel that is
+open is used by itself afterwards; clawr channels shows what is left in it and
+gets it back.
+
 Exit codes: 7 refused by your own limits, nothing signed · 8 payment rejected,
 not charged · 9 outcome unknown: the same command sends the same payment again.`,
 		Example: "  clawr pay https://api.example.com/v1/records --max 0.01\n  clawr pay -d '{\"q\":\"x\"}' https://api.example.com/search\n  clawr pay --dry-run https://api.example.com/v1/records",
@@ -80,6 +87,9 @@ not charged · 9 outcome unknown: the same command sends the same payment again.
 	fl.StringVar(&f.max, "max", "", "`USD` that this call may cost (default: the wallet's limit; more than that needs --confirm)")
 	fl.BoolVar(&f.confirm, "confirm", false, "allow --max above the wallet's limit per call")
 	fl.StringVar(&f.id, "id", "", "payment identifier: names this call, 16 to 128 of A-Z a-z 0-9 _ -")
+	fl.StringVar(&f.scheme, "scheme", "", "pay by this `scheme` and no other: exact, or batch-settlement, which opens a channel (default: from channels that are open, else exact)")
+	fl.StringVar(&f.deposit, "deposit", "", "`USD` to deposit when the channel has to be filled (implies --scheme batch-settlement; default: what the server asks for, within your limits)")
+	fl.IntVar(&f.times, "times", 1, "make the call `N` times, one after the other, each paid for by itself")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what it costs and what would be signed, and sign nothing")
 	fl.BoolVar(&f.anew, "new", false, "sign a new payment though an earlier one for this call may still be charged")
 	fl.DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long to send a payment again before giving up")
@@ -138,32 +148,9 @@ func (e *env) payWith(w *buyer.Wallet, node *chain.Client) *buyer.Client {
 	c := &buyer.Client{Wallet: w, Note: e.note}
 	if node != nil {
 		c.Chain = nodeChain{node}
+		c.Vault = nodeVault{node, w}
 	}
 	return c
-}
-
-// nodeChain is a node as a buyer sees it.
-type nodeChain struct{ *chain.Client }
-
-func (n nodeChain) Asset(ctx context.Context, address string) (clawr.Asset, error) {
-	return n.Client.Asset(ctx, common.HexToAddress(address))
-}
-
-func (n nodeChain) Balance(ctx context.Context, asset, holder string) (*big.Int, error) {
-	return n.TokenBalance(ctx, common.HexToAddress(asset), common.HexToAddress(holder))
-}
-
-func (n nodeChain) Used(ctx context.Context, asset, payer, nonce, block string) (bool, error) {
-	token, who, id := common.HexToAddress(asset), common.HexToAddress(payer), common.HexToHash(nonce)
-	if block == "" {
-		return n.AuthorizationState(ctx, token, who, id)
-	}
-	return n.AuthorizationStateAt(ctx, token, who, id, common.HexToHash(block))
-}
-
-func (n nodeChain) Final(ctx context.Context) (string, time.Time, error) {
-	b, err := n.Finalized(ctx)
-	return b.Hash.Hex(), b.Time, err
 }
 
 // pay makes one call.
@@ -186,6 +173,7 @@ func (e *env) pay(ctx context.Context, url string, f *payFlags) error {
 	}
 	c := e.payWith(w, node)
 	c.Terms = terms
+	c.Scheme = f.scheme
 	if node != nil {
 		defer node.Close()
 	}
@@ -193,6 +181,16 @@ func (e *env) pay(ctx context.Context, url string, f *payFlags) error {
 	if f.dryRun {
 		return e.quote(ctx, c, r)
 	}
+	for range f.times {
+		if err := e.buy(ctx, c, r, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// buy makes the call once.
+func (e *env) buy(ctx context.Context, c *buyer.Client, r buyer.Request, f *payFlags) error {
 	out, err := e.answer(f.output)
 	if err != nil {
 		return err
@@ -213,7 +211,7 @@ func (e *env) pay(ctx context.Context, url string, f *payFlags) error {
 // one is printed like any other, and then it is an error.
 func (e *env) bought(res *buyer.Result, out *answer) error {
 	if p := res.Payment; p != nil {
-		e.note("paid %s to %s%s%s", buyer.Dollars(p.Amount), p.PayTo, txNote(p), map[bool]string{true: " · a stored answer"}[res.Replayed])
+		e.note("paid %s to %s%s%s", buyer.Dollars(p.Amount), p.PayTo, moneyNote(res), map[bool]string{true: " · a stored answer"}[res.Replayed])
 	}
 	if e.json {
 		if err := e.print(purchase(res, out), nil); err != nil {
@@ -226,11 +224,20 @@ func (e *env) bought(res *buyer.Result, out *answer) error {
 	return nil
 }
 
-func txNote(p *buyer.Payment) string {
-	if p.Transaction == "" {
+// moneyNote says how the money goes: by a transaction, or out of a channel.
+func moneyNote(res *buyer.Result) string {
+	p := res.Payment
+	tx := " · tx " + p.Transaction
+	ch := res.Channel
+	switch {
+	case ch != nil && p.Deposit > 0:
+		return fmt.Sprintf(" · deposited %s%s · %s left in channel %s", buyer.Dollars(ch.USD(p.Deposit)), tx, buyer.Dollars(ch.USD(ch.Left())), short(ch.ID))
+	case ch != nil:
+		return fmt.Sprintf(" · %s left in channel %s", buyer.Dollars(ch.USD(ch.Left())), short(ch.ID))
+	case p.Transaction == "":
 		return " · the server named no transaction"
 	}
-	return " · tx " + p.Transaction
+	return tx
 }
 
 // purchase is what --json prints.
@@ -240,6 +247,10 @@ func purchase(res *buyer.Result, out *answer) map[string]any {
 		for name, v := range map[string]any{"amountUsd": p.Amount, "amount": fmt.Sprint(p.Atomic), "network": p.Network, "asset": p.Asset, "payTo": p.PayTo, "payer": p.Payer,
 			"transaction": p.Transaction, "payment": p.ID} {
 			m[name] = v
+		}
+		if ch := res.Channel; ch != nil {
+			m["channel"], m["deposit"] = ch.ID, fmt.Sprint(p.Deposit)
+			m["charged"], m["left"] = fmt.Sprint(ch.Charged), fmt.Sprint(ch.Left())
 		}
 	}
 	b := out.shown.Bytes()
@@ -277,8 +288,14 @@ func (e *env) quote(ctx context.Context, c *buyer.Client, r buyer.Request) error
 	}
 	m := map[string]any{"ok": true, "status": status, "free": false, "amountUsd": q.Amount, "amount": fmt.Sprint(q.Atomic), "network": q.Asset.Network, "asset": q.Asset.Address,
 		"tokenName": q.Asset.Name, "payTo": q.PayTo, "payer": c.Wallet.Address(), "validSeconds": int64(q.Lifetime / time.Second), "overLimit": over != "", "description": q.Description}
+	if q.Channel != "" {
+		m["channel"] = q.Channel
+	}
 	return e.print(m, func(w io.Writer) error {
 		fmt.Fprintf(w, "price    %s\n", buyer.Dollars(q.Amount))
+		if q.Channel != "" {
+			fmt.Fprintf(w, "by       a voucher of channel %s\n", q.Channel)
+		}
 		fmt.Fprintf(w, "signs    %d units of %s (%s) on %s\n", q.Atomic, q.Asset.Name, q.Asset.Address, q.Asset.Network)
 		fmt.Fprintf(w, "to       %s, valid for %s\n", q.PayTo, q.Lifetime)
 		if over != "" {
@@ -293,6 +310,20 @@ func (e *env) request(url string, f *payFlags) (r buyer.Request, err error) {
 	r = buyer.Request{Method: f.method, URL: url, ID: f.id, Confirm: f.confirm, New: f.anew, Timeout: f.timeout, Header: http.Header{}, Again: repeat(url, f)}
 	if f.timeout <= 0 {
 		return r, &clawr.Error{Code: clawr.CodeUsage, Param: "timeout", Message: "--timeout is not above 0", Fix: "--timeout 2m"}
+	}
+	if f.deposit != "" {
+		units, err := clawr.ParseAmount(f.deposit)
+		if err != nil {
+			return r, withParam(err, "deposit")
+		}
+		r.Deposit = &units
+		f.scheme = cmp.Or(f.scheme, x402.SchemeChannel)
+	}
+	switch {
+	case f.scheme != "" && f.scheme != x402.SchemeExact && f.scheme != x402.SchemeChannel, f.scheme == x402.SchemeExact && f.deposit != "":
+		return r, &clawr.Error{Code: clawr.CodeUsage, Param: "scheme", Message: fmt.Sprintf("--scheme %s cannot be paid by, or needs no deposit", f.scheme), Fix: "--scheme exact, or --scheme batch-settlement"}
+	case f.times < 1 || f.times > 1 && f.output != "":
+		return r, &clawr.Error{Code: clawr.CodeUsage, Param: "times", Message: "--times is a number above 0, and goes without -o", Fix: "--times 10"}
 	}
 	if f.max != "" {
 		max, err := clawr.ParseAmount(f.max)
@@ -374,6 +405,8 @@ func repeat(url string, f *payFlags) string {
 		args = append(args, "-H", "…")
 	}
 	add("--id", f.id)
+	add("--scheme", f.scheme)
+	add("--deposit", f.deposit)
 	add("--rpc-url", f.rpcURL)
 	add("--network", strings.Join(f.networks, ","))
 	add("--asset", strings.Join(f.assets, ","))

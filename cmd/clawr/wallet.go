@@ -103,7 +103,15 @@ func (e *env) showWallet(ctx context.Context, w *buyer.Wallet, m *marketFlags, r
 	if err != nil {
 		return err
 	}
-	v := map[string]any{"ok": true, "address": w.Address(), "dir": w.Dir(), "limits": l, "spentTodayUsd": spent, "open": publicPayments(open), "receipts": publicPayments(past)}
+	channels, err := w.Channels()
+	if err != nil {
+		return err
+	}
+	shown := []publicChannel{}
+	for i := range channels {
+		shown = append(shown, asPublic(&channels[i]))
+	}
+	v := map[string]any{"ok": true, "address": w.Address(), "dir": w.Dir(), "limits": l, "spentTodayUsd": spent, "open": publicPayments(open), "channels": shown, "receipts": publicPayments(past)}
 	if reveal {
 		v["privateKey"] = w.Reveal()
 	}
@@ -126,6 +134,9 @@ func walletText(out io.Writer, v map[string]any, l buyer.Limits, spent clawr.Amo
 	fmt.Fprintf(out, "limits   %s per call, %s per day, %s spent today\n", buyer.Dollars(l.PerCall), buyer.Dollars(l.PerDay), buyer.Dollars(spent))
 	if key, ok := v["privateKey"]; ok {
 		fmt.Fprintf(out, "key      %s\n", key)
+	}
+	for _, c := range v["channels"].([]publicChannel) {
+		fmt.Fprintf(out, "channel  %s  $%s left, %s  %s\n", short(c.ID), c.LeftUSD, c.State, c.URL)
 	}
 	for _, p := range open {
 		fmt.Fprintf(out, "open     %s  %-8s %s %s  until %s\n", p.Created.Format(time.RFC3339), buyer.Dollars(p.Amount), p.Method, p.URL, p.Expires().Format("15:04:05"))
