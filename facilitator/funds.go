@@ -70,3 +70,18 @@ func (funds) check(ctx context.Context, f *Facilitator) (err error) {
 	}
 	return err
 }
+
+// Short reports whether an account could not pay for gas when it was last asked
+// about, for whatever reason.
+func (f *Facilitator) Short(signer string) bool {
+	s := f.settlerOf(signer)
+	return s == nil || s.money.short()
+}
+
+// CheckFunds asks the chain whether an account can pay for gas, if that is due.
+// What it does not answer stays as it was.
+func (f *Facilitator) CheckFunds(ctx context.Context, signer string) {
+	if s := f.settlerOf(signer); s != nil {
+		_ = s.money.check(ctx, s)
+	}
+}

@@ -82,13 +82,20 @@ func (l *Leader) Resign(ctx context.Context) error {
 }
 
 // Run stands again and again until ctx ends, then resigns. elected is called
-// whenever this node begins a term.
-func (l *Leader) Run(ctx context.Context, elected func()) error {
+// whenever this node begins a term. While yields is true it leaves the signer to
+// others: it resigns, and does not stand.
+func (l *Leader) Run(ctx context.Context, yields func() bool, elected func()) error {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {
 		before := l.Leads()
-		leads, err := l.Stand(ctx)
+		leads, err := false, error(nil)
+		switch yield := yields(); {
+		case !yield:
+			leads, err = l.Stand(ctx)
+		case before:
+			err = l.Resign(ctx)
+		}
 		switch {
 		case err != nil && ctx.Err() == nil:
 			l.db.log.WarnContext(ctx, "who leads is not known", "name", l.name, "err", err)
@@ -96,7 +103,7 @@ func (l *Leader) Run(ctx context.Context, elected func()) error {
 			l.db.log.InfoContext(ctx, "this node leads", "name", l.name, "epoch", l.Epoch())
 			elected()
 		case before && !leads:
-			l.db.log.WarnContext(ctx, "another node leads", "name", l.name)
+			l.db.log.WarnContext(ctx, "this node leads no more", "name", l.name)
 		}
 		select {
 		case <-ctx.Done():

@@ -81,23 +81,54 @@ func (s *shared) led() (list []string) {
 	return list
 }
 
+// able are the signers that this node leads and that can pay for gas; all that
+// it leads if no signer can, so that somebody says so.
+func (s *shared) able() []string {
+	led := s.led()
+	funded := slices.DeleteFunc(slices.Clone(s.signers), func(signer string) bool { return s.Short(signer) })
+	if len(funded) == 0 {
+		return led
+	}
+	return slices.DeleteFunc(led, func(signer string) bool { return !slices.Contains(funded, signer) })
+}
+
+// yields reports whether this node leaves a signer to others: the account has
+// no ether, no other that it leads has any, and one has that somebody else
+// leads. Who settles with that one looks after what this one has signed, too;
+// and what is handed over comes to somebody who can do it.
+func (s *shared) yields(ctx context.Context, signer string) bool {
+	s.CheckFunds(ctx, signer)
+	if !s.Short(signer) || len(s.able()) > 0 || !slices.ContainsFunc(s.signers, func(other string) bool { return !s.Short(other) }) {
+		return false
+	}
+	if s.leads(signer) {
+		s.log.ErrorContext(ctx, "a signer has no ether: another node takes it over, and settles with its own", "signer", signer)
+	}
+	return true
+}
+
 // signerOf is whose leader a payment is handed to: the same, whoever asks, so
-// that two leaders do not both take it.
+// that two leaders do not both take it. Who has no ether is handed nothing.
 func (s *shared) signerOf(id string) string {
 	h := fnv.New32a()
 	h.Write([]byte(id))
-	return s.signers[int(h.Sum32()%uint32(len(s.signers)))]
+	list := slices.DeleteFunc(slices.Clone(s.signers), func(signer string) bool { return s.Short(signer) })
+	if len(list) == 0 {
+		list = s.signers
+	}
+	return list[int(h.Sum32()%uint32(len(list)))]
 }
 
-// Settle settles p here if this node leads a signer, and else waits until a
-// leader has done it.
+// Settle settles p here if this node leads a signer that can pay for gas, and
+// else waits until a leader has done it.
 func (s *shared) Settle(ctx context.Context, p ledger.Payment) (ledger.Outcome, error) {
-	if led := s.led(); len(led) > 0 {
+	if able := s.able(); len(able) > 0 {
 		out, err := s.Facilitator.Settle(ctx, p)
-		if err == nil || slices.Equal(led, s.led()) {
+		if err == nil || slices.Equal(able, s.able()) {
 			return out, err
 		}
-		// It was another's turn meanwhile, and nothing was submitted.
+		// It was another's turn meanwhile, or the money is gone, and nothing was
+		// submitted.
 	}
 	return s.wait(ctx, p)
 }
@@ -112,7 +143,7 @@ func (s *shared) wait(ctx context.Context, p ledger.Payment) (ledger.Outcome, er
 		if out, ended := outcome(&p); ended {
 			return out, nil
 		}
-		if p.Money == ledger.Held && len(s.led()) > 0 {
+		if p.Money == ledger.Held && len(s.able()) > 0 {
 			return s.Facilitator.Settle(ctx, p)
 		}
 		select {
@@ -177,8 +208,10 @@ func (s *shared) await(id string) (rows chan ledger.Payment, forget func()) {
 func (s *shared) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Facilitator.Run(ctx) })
-	for _, l := range s.leaders {
-		g.Go(func() error { return l.Run(ctx, func() { s.elected(ctx) }) })
+	for signer, l := range s.leaders {
+		g.Go(func() error {
+			return l.Run(ctx, func() bool { return s.yields(ctx, signer) }, func() { s.elected(ctx) })
+		})
 	}
 	g.Go(func() error { return s.open.run(ctx, s.handOver) })
 	g.Go(func() error {
@@ -293,8 +326,8 @@ func (s *shared) look(ctx context.Context, carried chan<- ledger.Payment) error 
 		case <-tick.C:
 		}
 		s.deliver(ctx, s.waitedFor(nil))
-		if len(s.led()) == 0 {
-			continue
+		if len(s.able()) == 0 {
+			continue // what it took it would hand to others again
 		}
 		s.mu.Lock()
 		limit := pickUp + len(s.carrying)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +44,8 @@ type fleet struct {
 	began  time.Time // the time of the book, which stands still: no term ends by itself
 }
 
-func newFleet(t *testing.T) *fleet {
+// newFleet has ether for every key but the poor ones.
+func newFleet(t *testing.T, poor ...int) *fleet {
 	f := &fleet{T: t, url: storetest.Postgres(t), began: time.Now()}
 	var err error
 	f.chain, err = devchain.Open(devchain.Options{Log: slog.New(slog.DiscardHandler)})
@@ -51,9 +54,12 @@ func newFleet(t *testing.T) *fleet {
 	f.client, err = chain.Dial(t.Context(), f.chain.URL())
 	f.ok(err)
 	t.Cleanup(f.client.Close)
-	for _, k := range []**chain.Key{&f.keys[0], &f.keys[1], &f.payer} {
+	for i, k := range []**chain.Key{&f.keys[0], &f.keys[1], &f.payer} {
 		*k, err = chain.NewKey()
 		f.ok(err)
+		if slices.Contains(poor, i) {
+			continue
+		}
 		f.ok(f.chain.Fund(t.Context(), (*k).Address(), big.NewInt(1e18), 1_000_000))
 	}
 	f.payTo = common.HexToAddress("0x00000000000000000000000000000000000000a1")
@@ -208,5 +214,64 @@ func TestANodeLeadsEachOfItsSignersByItself(t *testing.T) {
 		if leads, err := c.leaders[f.signer(i)].Stand(t.Context()); err != nil || !leads || !c.Facilitator.Leads(f.signer(i)) {
 			t.Errorf("signer %d is not taken over: %v, %v", i, leads, err)
 		}
+	}
+}
+
+// A node that leads a signer without ether gives it up, if another node has one
+// that can pay: that node leads both, settles what the first has sold, and what
+// others hand over. Once the account has ether again it is settled with again.
+func TestASignerWithoutEtherIsHandedOver(t *testing.T) {
+	f := newFleet(t, 0)
+	a, b, c := f.node("node_a"), f.node("node_b"), f.node("node_c")
+	for i, s := range []*shared{a, b} {
+		if leads, err := s.leaders[f.signer(i)].Stand(t.Context()); err != nil || !leads {
+			t.Fatal(leads, err)
+		}
+	}
+	said := new(bytes.Buffer) // a alone writes it, and is waited for
+	a.log = slog.New(slog.NewTextHandler(said, nil))
+	stops := map[*shared]func(){}
+	for _, s := range []*shared{a, b, c} {
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := s.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		stops[s] = sync.OnceFunc(func() { stop(); running.Wait() })
+		defer stops[s]()
+	}
+	for name, s := range map[string]*shared{"that leads the poor one": a, "that leads the rich one": b, "that leads none": c} {
+		for range 4 {
+			if by := f.settledBy(s, f.answered(s)); by != f.signer(1) {
+				t.Errorf("the node %s settled with %q, want the signer that has ether, %q", name, by, f.signer(1))
+			}
+		}
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not in a minute: %s", what)
+			}
+		}
+	}
+	until("who has the signer with ether leads both", func() bool { return b.leads(f.signer(0)) && b.leads(f.signer(1)) })
+	if len(a.led()) > 0 || len(c.led()) > 0 {
+		t.Errorf("%v and %v are led without ether", a.led(), c.led())
+	}
+	f.ok(f.chain.Fund(t.Context(), f.keys[0].Address(), big.NewInt(1e18), 0))
+	stops[b]()
+	until("somebody leads the signer that has ether again", func() bool { return a.leads(f.signer(0)) || c.leads(f.signer(0)) })
+	by := map[string]bool{}
+	until("both settle again", func() bool {
+		by[f.settledBy(a, f.answered(a))] = true
+		by[f.settledBy(c, f.answered(c))] = true
+		return by[f.signer(0)] && by[f.signer(1)]
+	})
+	stops[a]()
+	if n := strings.Count(said.String(), "a signer has no ether: another node takes it over"); n != 1 {
+		t.Errorf("the node said %d times that it gives its signer up:\n%s", n, said)
 	}
 }
