@@ -2,8 +2,10 @@ package dataset
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 
 	"github.com/402claw/clawr"
 )
@@ -22,18 +24,21 @@ type csvReader struct {
 	line    int  // of the record that next returned
 	nextLn  int
 	fields  [][]byte
-	escaped []int // fields with doubled quotes
-	blank   bool  // the record is an empty line
-	special [256]bool
-	quoted  bool   // the unfinished record ends inside a quoted field
-	raw     []byte // the bytes of the record
+	escaped []int     // fields with doubled quotes
+	blank   bool      // the record is an empty line
+	nul     bool      // a NUL byte was read, in whichever record
+	marks   [4]uint64 // the bytes that end an unquoted field, eight of each
+	quoted  bool      // the unfinished record ends inside a quoted field
+	raw     []byte    // the bytes of the record
 }
 
 func newCSV(src io.Reader, delim byte, bare bool) *csvReader {
 	c := &csvReader{src: src, buf: make([]byte, 512<<10), delim: delim, bare: bare, nextLn: 1}
-	c.special[delim], c.special['\n'], c.special['\r'] = true, true, true
-	if !bare {
-		c.special['"'] = true
+	for i, mark := range []byte{delim, '\n', '\r', '"'} {
+		if mark == '"' && bare {
+			mark = delim
+		}
+		c.marks[i] = uint64(mark) * ones
 	}
 	return c
 }
@@ -79,6 +84,7 @@ func (c *csvReader) fill() error {
 		c.buf = append(c.buf, make([]byte, len(c.buf))...)
 	}
 	n, err := io.ReadFull(c.src, c.buf[c.end:])
+	c.nul = c.nul || bytes.IndexByte(c.buf[c.end:c.end+n], 0) >= 0
 	c.end += n
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		c.eof = true
@@ -118,10 +124,7 @@ func (c *csvReader) parse() (bool, error) {
 			c.fields = append(c.fields, b[i+1:j])
 			i, c.quoted = j+1, false
 		} else {
-			j := i
-			for j < len(b) && !c.special[b[j]] {
-				j++
-			}
+			j := c.special(b, i)
 			if j < len(b) && b[j] == '"' {
 				return false, c.bareQuote(b, j, "a quote stands inside a cell that is not quoted")
 			}
@@ -163,6 +166,31 @@ func (c *csvReader) parse() (bool, error) {
 	c.raw, c.pos = b[c.pos:i], i
 	return true, nil
 }
+
+// special is the first place from i on of a byte that ends an unquoted field, or
+// the end of b. It looks at eight bytes at a time: x-ones has the top bit of a byte
+// that was zero, and below the first such byte of none that was not.
+func (c *csvReader) special(b []byte, i int) int {
+	for ; i+8 <= len(b); i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
+		delim, lf, cr, quote := x^c.marks[0], x^c.marks[1], x^c.marks[2], x^c.marks[3]
+		if found := ((delim-ones)&^delim | (lf-ones)&^lf | (cr-ones)&^cr | (quote-ones)&^quote) & tops; found != 0 {
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for ; i < len(b); i++ {
+		if x := uint64(b[i]) * ones; x == c.marks[0] || x == c.marks[1] || x == c.marks[2] || x == c.marks[3] {
+			break
+		}
+	}
+	return i
+}
+
+// The lowest and the highest bit of each of eight bytes.
+const (
+	ones = 0x0101010101010101
+	tops = 0x8080808080808080
+)
 
 // closing finds the quote that closes a field, and whether it holds doubled ones.
 func closing(b []byte, j int, eof bool) (end int, escaped, ok bool) {

@@ -307,7 +307,7 @@ func (b *builder) build() error {
 			b.table.cols[i] = nil
 			b.dict.reset(nil)
 		}
-		b.values = nil
+		b.values, b.dict.perm, b.dict.counts = nil, nil, nil
 	}
 	b.dict, b.codes = nil, nil
 	b.words.write(b.w, b.table.rows)

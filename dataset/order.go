@@ -23,6 +23,7 @@ type sorter struct {
 	items, room []sortItem
 	groups      []group
 	counts      []uint32
+	perm        []uint32
 	fetched     byte // see cells.fetch
 }
 
@@ -251,7 +252,7 @@ type ordered struct {
 }
 
 // order sorts numbers: not at all if they are in order, by counting if they are
-// close together, else by their digits.
+// close together, else by their digits. The next order is written over it.
 func (s *sorter) order(values []int64) ordered {
 	lo, hi, ascend, before := int64(math.MaxInt64), int64(math.MinInt64), true, int64(math.MinInt64)
 	for _, v := range values {
@@ -261,7 +262,8 @@ func (s *sorter) order(values []int64) ordered {
 			lo = min(lo, v)
 		}
 	}
-	o := ordered{perm: make([]uint32, len(values))}
+	s.perm = slices.Grow(s.perm[:0], len(values))[:len(values)]
+	o := ordered{perm: s.perm}
 	switch span := uint64(hi) - uint64(lo); {
 	case ascend:
 		for i := range o.perm {

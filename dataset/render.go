@@ -44,7 +44,6 @@ func appendString[S []byte | string](b []byte, s S) []byte {
 
 // plain is how many bytes at the front of s surely need no escape.
 func plain[S []byte | string](s S) int {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
 	b := unsafe.Slice(*(**byte)(unsafe.Pointer(&s)), len(s)) // the first word of both is where they begin
 	i := 0
 	for ; i+8 <= len(b); i += 8 {

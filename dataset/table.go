@@ -111,7 +111,7 @@ func readCSV(ctx context.Context, c *csvReader, tick func(rows int)) (*table, er
 // checkRecord holds a record against the limits of records.md.
 func checkRecord(c *csvReader, rec [][]byte, labels []string) error {
 	raw := c.raw
-	if len(raw) <= MaxCell && utf8.Valid(raw) && bytes.IndexByte(raw, 0) < 0 {
+	if len(raw) <= MaxCell && utf8.Valid(raw) && (!c.nul || bytes.IndexByte(raw, 0) < 0) {
 		return nil
 	}
 	if len(raw) > MaxRow {
