@@ -44,7 +44,7 @@ func paidAsync(ctx context.Context, args []string, out *bursts) (err error) {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	w, err := newWorldOn(ctx, payers, anvil.Options{BlockTime: time.Second})
+	w, err := newWorldOn(ctx, payers, anvil.Options{BlockTime: time.Second, Args: roomy})
 	if err != nil {
 		return err
 	}

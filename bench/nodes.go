@@ -40,7 +40,7 @@ func twoNodes(ctx context.Context, args []string) (out nodesReport, err error) {
 		return out, err
 	}
 	out.InFlight, out.BlockTimeS = *inFlight, 2
-	w, err := newWorldOn(ctx, 8, anvil.Options{BlockTime: 2 * time.Second})
+	w, err := newWorldOn(ctx, 8, anvil.Options{BlockTime: 2 * time.Second, Args: roomy})
 	if err != nil {
 		return out, err
 	}

@@ -28,7 +28,7 @@ func paid2s(ctx context.Context, args []string, out *bursts) (err error) {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	w, err := newWorldOn(ctx, 64, anvil.Options{BlockTime: 2 * time.Second})
+	w, err := newWorldOn(ctx, 64, anvil.Options{BlockTime: 2 * time.Second, Args: roomy})
 	if err != nil {
 		return err
 	}

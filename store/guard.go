@@ -25,9 +25,12 @@ type guard struct {
 	head    head
 	file    *headFile
 	sums    *pageSums
+	log     *wal     // what was read of the log so far
+	copier  *copier  // nil: the log is copied at once
+	copying *copying // that is under way; nil: none
 	commits int
 	changes int64 // rows that the connection had changed after the last commit
-	log     *slog.Logger
+	logger  *slog.Logger
 	warned  bool
 }
 
@@ -50,13 +53,44 @@ func (g *guard) committed(ctx context.Context, q querier, h head) {
 	g.head = h
 	err := g.file.write(h, time.Now(), false)
 	if g.commits++; g.commits%lookEvery == 0 {
-		err = errors.Join(err, g.checkpoint(ctx, q, checkpointPages))
+		err = errors.Join(err, g.tend(ctx, q))
 	}
 	if err != nil && !g.warned {
-		g.log.ErrorContext(ctx, "the database is not guarded against silent loss just now", "err", err)
+		g.logger.ErrorContext(ctx, "the database is not guarded against silent loss just now", "err", err)
 	}
 	g.warned = err != nil
 }
+
+// tend sees to it that the log does not grow too long: a long one is copied
+// beside the writer, and the writer copies what came in addition.
+func (g *guard) tend(ctx context.Context, q querier) error {
+	if g.copying != nil {
+		if !g.copying.ended() {
+			return nil
+		}
+		err := g.copying.release()
+		if g.copying = nil; err != nil {
+			return err
+		}
+		return g.checkpoint(ctx, q, 0)
+	}
+	var busy, pages, copied int
+	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(NOOP)`).Scan(&busy, &pages, &copied); err != nil {
+		return fmt.Errorf("look at the log: %w", err)
+	}
+	switch {
+	case pages < checkpointPages || pages <= copied:
+	case g.copier == nil:
+		return g.checkpoint(ctx, q, 0)
+	default:
+		g.copying = g.copier.start(ctx, g.log)
+	}
+	return nil
+}
+
+// patience is how often the writer tries to copy all of the log: those who read
+// an older state of it are through within a millisecond.
+const patience = 5
 
 // checkpoint copies the log into the main file if it has so many pages, and
 // takes over their sums if it was copied to its end.
@@ -69,23 +103,44 @@ func (g *guard) checkpoint(ctx context.Context, q querier, least int) error {
 		return nil
 	}
 	// From before: every page that is copied is in it, and nobody adds any.
-	log, err := readWAL(g.path)
-	if err != nil {
+	if err := g.log.read(); err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
-	defer log.close()
-	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`).Scan(&busy, &pages, &copied); err != nil {
-		return fmt.Errorf("copy the log: %w", err)
+	for try := 0; try < patience && copied < pages; try++ {
+		if try > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`).Scan(&busy, &pages, &copied); err != nil {
+			return fmt.Errorf("copy the log: %w", err)
+		}
 	}
 	if copied < pages {
 		return nil // somebody reads an older state; next time
 	}
-	return g.sums.update(log)
+	return g.sums.update(g.log)
 }
 
 // close leaves a log without anything that the main file does not have.
 func (g *guard) close(ctx context.Context, q querier) error {
-	return errors.Join(g.checkpoint(ctx, q, 0), g.file.close(), g.sums.close())
+	return errors.Join(g.idle(), g.checkpoint(ctx, q, 0), g.file.close(), g.log.close(), g.sums.close())
+}
+
+// abandon leaves everything as it is.
+func (g *guard) abandon() error {
+	return errors.Join(g.idle(), g.file.f.Close(), g.log.close(), g.sums.close())
+}
+
+// idle waits until nothing is copied any more.
+func (g *guard) idle() (err error) {
+	if g.copying != nil {
+		err = g.copying.release()
+		g.copying = nil
+	}
+	if g.copier != nil {
+		err = errors.Join(err, g.copier.close())
+		g.copier = nil
+	}
+	return err
 }
 
 // state is what is found of an SQLite file before anything is written.
@@ -97,7 +152,7 @@ type state struct {
 // inspect opens the guards of the database at path and holds its main file
 // against them. damage says what is wrong with it.
 func inspect(path string, log *slog.Logger) (g *guard, was state, damage, err error) {
-	g = &guard{path: path, log: log}
+	g = &guard{path: path, log: &wal{path: path}, logger: log}
 	if g.file, was.head, err = openHead(path + headSuffix); err != nil {
 		if !errors.Is(err, errHeadFile) {
 			return nil, was, nil, err

@@ -8,6 +8,8 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"slices"
 )
@@ -61,14 +63,14 @@ func (s *pageSums) verify(log *wal) error {
 		case errors.Is(err, io.EOF) && int(n) > len(s.sums):
 			return nil
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-			if log.last[n] > 0 {
+			if log.has(n) {
 				return nil // it ends in what the log writes again
 			}
 			return fmt.Errorf("the database ends before page %d", n)
 		case err != nil:
 			return err
 		}
-		if log.last[n] > 0 || int64(n-1)*int64(size) == lockByte {
+		if log.has(n) || int64(n-1)*int64(size) == lockByte {
 			continue
 		}
 		if int(n) > len(s.sums) || crc32.Checksum(page, castagnoli) != s.sums[n-1] {
@@ -120,15 +122,11 @@ func (s *pageSums) update(log *wal) error {
 		pages = append(pages, n)
 	}
 	slices.Sort(pages)
-	page := make([]byte, log.pageSize)
 	for _, n := range pages {
-		if _, err := log.f.ReadAt(page, log.last[n]); err != nil {
-			return err
-		}
 		for int(n) > len(s.sums) {
 			s.sums = append(s.sums, 0)
 		}
-		s.sums[n-1] = crc32.Checksum(page, castagnoli)
+		s.sums[n-1] = log.last[n]
 	}
 	for i := 0; i < len(pages); { // runs of pages in one write
 		j := i + 1
@@ -170,11 +168,24 @@ func pageSize(f *os.File) (int, error) {
 
 // wal is a write-ahead log as SQLite would read it: up to the last commit
 // before the first frame that does not match its checksum
-// (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).
+// (https://www.sqlite.org/fileformat2.html#the_write_ahead_log). What was read
+// of it is not read again.
 type wal struct {
-	f        *os.File
-	pageSize int
-	last     map[uint32]int64 // of each page: where its newest committed content is
+	path string // of the database
+	f    *os.File
+	last map[uint32]uint32 // of each page: the CRC-32C of its newest committed content
+
+	header [walHeader]byte // of the generation that was read
+	order  binary.ByteOrder
+	size   int    // of a page
+	at     int64  // after the last commit
+	a, b   uint32 // the checksum there
+}
+
+// has reports whether the log has a page.
+func (w *wal) has(n uint32) bool {
+	_, ok := w.last[n]
+	return ok
 }
 
 // lockByte is where the page lies that SQLite never writes.
@@ -188,66 +199,95 @@ const (
 // readWAL reads the log of the database at path; an empty one if there is
 // none. The caller closes it.
 func readWAL(path string) (*wal, error) {
-	w := &wal{last: map[uint32]int64{}}
-	f, err := os.Open(path + walSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
-		return w, nil
+	w := &wal{path: path}
+	if err := w.read(); err != nil {
+		return nil, errors.Join(err, w.close())
 	}
-	if err != nil {
-		return nil, err
+	return w, nil
+}
+
+// read goes on to the end of the log, which others may write meanwhile: what
+// is not committed by then is left for later. A log that has begun anew is read
+// from its beginning.
+func (w *wal) read() error {
+	if w.f == nil {
+		f, err := os.Open(w.path + walSuffix)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w.f = f
 	}
-	w.f = f
-	in := bufio.NewReaderSize(f, 1<<20)
-	h := make([]byte, walHeader)
-	if _, err := io.ReadFull(in, h); err != nil {
-		return w, nil // too short to have anything
+	var h [walHeader]byte
+	if _, err := w.f.ReadAt(h[:], 0); errors.Is(err, io.EOF) {
+		w.last, w.at = nil, 0 // too short to have anything
+		return nil
+	} else if err != nil {
+		return err
 	}
-	magic := binary.BigEndian.Uint32(h)
-	if magic&^1 != 0x377f0682 {
-		return w, nil
+	if w.at == 0 || h != w.header {
+		if !w.begin(h) {
+			return nil
+		}
 	}
-	var order binary.ByteOrder = binary.LittleEndian
-	if magic&1 == 1 {
-		order = binary.BigEndian
-	}
-	a, b := walSum(order, 0, 0, h[:24])
-	if a != binary.BigEndian.Uint32(h[24:]) || b != binary.BigEndian.Uint32(h[28:]) {
-		return w, nil
-	}
-	w.pageSize = int(binary.BigEndian.Uint32(h[8:]))
-	if w.pageSize < 512 || w.pageSize > 1<<16 {
-		return w, nil
-	}
-	frame := make([]byte, frameHeader+w.pageSize)
-	pending := map[uint32]int64{}
-	for at := int64(walHeader); ; at += int64(len(frame)) {
-		if _, err := io.ReadFull(in, frame); err != nil {
-			return w, nil
+	frames := bufio.NewReaderSize(io.NewSectionReader(w.f, w.at, math.MaxInt64-w.at), 256<<10)
+	frame := make([]byte, frameHeader+w.size)
+	pending := map[uint32]uint32{}
+	a, b := w.a, w.b
+	for at := w.at + int64(len(frame)); ; at += int64(len(frame)) {
+		if _, err := io.ReadFull(frames, frame); err != nil {
+			return nil
 		}
 		if [8]byte(frame[8:16]) != [8]byte(h[16:24]) {
-			return w, nil // of an earlier generation
+			return nil // of an earlier generation
 		}
-		a, b = walSum(order, a, b, frame[:8])
-		a, b = walSum(order, a, b, frame[frameHeader:])
+		a, b = walSum(w.order, a, b, frame[:8])
+		a, b = walSum(w.order, a, b, frame[frameHeader:])
 		if a != binary.BigEndian.Uint32(frame[16:]) || b != binary.BigEndian.Uint32(frame[20:]) {
-			return w, nil
+			return nil
 		}
-		pending[binary.BigEndian.Uint32(frame)] = at + frameHeader
+		pending[binary.BigEndian.Uint32(frame)] = crc32.Checksum(frame[frameHeader:], castagnoli)
 		if binary.BigEndian.Uint32(frame[4:]) == 0 {
 			continue
 		}
-		for page, where := range pending { // a commit
-			w.last[page] = where
-		}
+		maps.Copy(w.last, pending) // a commit
 		clear(pending)
+		w.at, w.a, w.b = at, a, b
 	}
+}
+
+// begin takes up a generation of the log; false means that it has none.
+func (w *wal) begin(h [walHeader]byte) bool {
+	w.last, w.at = map[uint32]uint32{}, 0
+	magic := binary.BigEndian.Uint32(h[:])
+	if magic&^1 != 0x377f0682 {
+		return false
+	}
+	w.order = binary.LittleEndian
+	if magic&1 == 1 {
+		w.order = binary.BigEndian
+	}
+	w.a, w.b = walSum(w.order, 0, 0, h[:24])
+	if w.a != binary.BigEndian.Uint32(h[24:]) || w.b != binary.BigEndian.Uint32(h[28:]) {
+		return false
+	}
+	w.size = int(binary.BigEndian.Uint32(h[8:]))
+	if w.size < 512 || w.size > 1<<16 {
+		return false
+	}
+	w.header, w.at = h, walHeader
+	return true
 }
 
 func (w *wal) close() error {
 	if w.f == nil {
 		return nil
 	}
-	return w.f.Close()
+	f := w.f
+	w.f = nil
+	return f.Close()
 }
 
 // walSum is the log's checksum, gone on from a and b.

@@ -60,7 +60,7 @@ func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger,
 		if err != nil {
 			err = errors.Join(err, d.shut())
 			if d.writer == nil {
-				err = errors.Join(err, g.file.f.Close(), g.sums.close())
+				err = errors.Join(err, g.abandon())
 			}
 		}
 	}()
@@ -93,6 +93,9 @@ func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger,
 		}
 		if err := g.begin(ctx, d.writing, was, repair); err != nil {
 			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		if g.copier, err = newCopier(abs); err != nil {
+			return nil, err
 		}
 	}
 	if d.reading, err = sql.Open("sqlite", sqliteDSN(abs, mode, "query_only(1)", "cache_size(-16384)")); err != nil {
@@ -199,7 +202,7 @@ func (d *sqliteDB) close() error {
 		d.reads, d.reading = nil, nil
 		err = errors.Join(err, d.guard.close(context.Background(), d.writes))
 	} else {
-		err = errors.Join(d.guard.file.f.Close(), d.guard.sums.close())
+		err = d.guard.abandon()
 	}
 	return errors.Join(err, d.shut())
 }

@@ -1,0 +1,142 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/402claw/clawr/usage"
+)
+
+// A long log is copied beside the writer. Whenever the process is killed
+// meanwhile, what it leaves is right, and has everything that was acknowledged.
+func TestTheLogIsCopiedBesideTheWriter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clawr.db")
+	db, err := Open(t.Context(), Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	s := db.engine.(*sqliteDB)
+	reading, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer stop()
+	for range 2 { // they hold up the copying, and must not spoil it
+		readers.Go(func() {
+			for reading.Err() == nil {
+				var n int
+				_ = db.reader().QueryRowContext(reading, `SELECT COUNT(*) FROM usage_events WHERE event_id > 'req_5'`).Scan(&n)
+			}
+		})
+	}
+	const each = 100
+	copies, acknowledged := 0, 0
+	looked := 0
+	for i := 0; copies < 2 || looked < 3; i++ {
+		events := make([]usage.Event, each)
+		for k := range events {
+			events[k] = usage.Event{Time: time.Unix(int64(i), 0), RequestID: fmt.Sprintf("req_%x", (i*each+k)*2654435761), API: "api", Endpoint: strings.Repeat("x", 900)}
+		}
+		was := s.guard.copying
+		if err := db.Record(t.Context(), events); err != nil {
+			t.Fatal(err)
+		}
+		acknowledged += each
+		now := s.guard.copying
+		if now == nil && was != nil {
+			copies++
+		}
+		if now == nil || i%3 > 0 || looked > 5 {
+			continue
+		}
+		looked++
+		killed := filepath.Join(t.TempDir(), "clawr.db")
+		err := db.write(t.Context(), func(context.Context, querier, bool) error { // nothing is committed meanwhile
+			for _, suffix := range []string{"", walSuffix, headSuffix, sumsSuffix} {
+				b, err := os.ReadFile(path + suffix)
+				if err == nil {
+					err = os.WriteFile(killed+suffix, b, 0o600)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Open(t.Context(), Options{Path: killed})
+		if err != nil || again.Damage() != nil {
+			t.Fatalf("after %d events: %v, %v", acknowledged, err, again.Damage())
+		}
+		var n int
+		if err := again.reader().QueryRowContext(t.Context(), `SELECT COUNT(*) FROM usage_events`).Scan(&n); err != nil || n != acknowledged {
+			t.Errorf("%d of %d events are there: %v", n, acknowledged, err)
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	readers.Wait()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(path + walSuffix); err == nil && st.Size() > 0 {
+		t.Errorf("a closed database has a log of %d bytes", st.Size())
+	}
+	again, err := Open(t.Context(), Options{Path: path})
+	if err != nil || again.Damage() != nil {
+		t.Fatal(err, again.Damage())
+	}
+	again.Close()
+}
+
+// A log that is read while it grows gives what one that is read at once gives.
+func TestALogIsReadOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clawr.db")
+	db, err := Open(t.Context(), Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	s := db.engine.(*sqliteDB)
+	on := &wal{path: path}
+	defer on.close()
+	for i := range 60 {
+		if err := db.SetOwner(t.Context(), fmt.Sprintf("owner-%d", i), fmt.Sprint(i), "", "test"); err != nil {
+			t.Fatal(err)
+		}
+		if i%7 == 3 {
+			if err := s.guard.checkpoint(t.Context(), s.writes, 0); err != nil { // the next commit begins the log anew
+				t.Fatal(err)
+			}
+		}
+		if i%2 == 0 {
+			continue
+		}
+		if err := on.read(); err != nil {
+			t.Fatal(err)
+		}
+		once, err := readWAL(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		once.close()
+		if on.at != once.at || len(on.last) != len(once.last) {
+			t.Fatalf("commit %d: read on to %d with %d pages, at once to %d with %d", i, on.at, len(on.last), once.at, len(once.last))
+		}
+		for n, sum := range once.last {
+			if on.last[n] != sum {
+				t.Fatalf("commit %d: page %d differs", i, n)
+			}
+		}
+	}
+}
