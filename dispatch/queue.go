@@ -103,16 +103,17 @@ func (d *Dispatcher) drain(ctx context.Context) {
 		})
 		return true
 	}
-	d.queue.again() // at first, what an earlier process left
+	d.queue.again()               // at first, what an earlier process left
+	var found map[string]struct{} // in the book, when all of it was gone through last
 	for {
 		list, all, woke := d.queue.take()
 		for _, p := range list {
-			if !settle(p) {
+			if _, begun := found[p.ID]; !begun && !settle(p) {
 				return
 			}
 		}
-		if all {
-			d.settleBook(ctx, settle)
+		if found = nil; all {
+			found = d.settleBook(ctx, settle)
 		}
 		if all || len(list) > 0 {
 			continue
@@ -125,8 +126,10 @@ func (d *Dispatcher) drain(ctx context.Context) {
 	}
 }
 
-// settleBook goes through everything in the book that waits.
-func (d *Dispatcher) settleBook(ctx context.Context, settle func(ledger.Payment) bool) {
+// settleBook goes through everything in the book that waits. It gives what it
+// has begun to settle: what was delivered meanwhile is remembered, too.
+func (d *Dispatcher) settleBook(ctx context.Context, settle func(ledger.Payment) bool) map[string]struct{} {
+	found := map[string]struct{}{}
 	var last ledger.Payment
 	for {
 		page, err := d.Queue.Unsettled(ctx, last.ValidBefore, last.ID, pageSize)
@@ -134,16 +137,20 @@ func (d *Dispatcher) settleBook(ctx context.Context, settle func(ledger.Payment)
 			if ctx.Err() == nil {
 				d.Log.WarnContext(ctx, "unsettled payments cannot be listed", "err", err)
 			}
-			return
+			return found
 		}
 		for _, p := range page {
 			// What is in flight, a call or an earlier round is at.
-			if !d.flights.has(p.Key) && !settle(p) {
-				return
+			if d.flights.has(p.Key) {
+				continue
 			}
+			if !settle(p) {
+				return found
+			}
+			found[p.ID] = struct{}{}
 		}
 		if len(page) < pageSize {
-			return
+			return found
 		}
 		last = page[len(page)-1]
 	}

@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -121,15 +122,17 @@ type Facilitator struct {
 	// "signed" and the latter points by its own name: "claim.signed", …
 	Failpoint func(name string)
 
-	clock   clock
-	keys    keyLocks
-	intake  intake
-	once    sync.Once
-	all     []*settler
-	turn    atomic.Int64 // whose turn it is
-	running atomic.Bool
-	funds   funds
-	warned  keySet
+	clock    clock
+	keys     keyLocks
+	intake   intake
+	once     sync.Once
+	all      []*settler
+	turn     atomic.Int64 // whose turn it is
+	running  atomic.Bool
+	funds    funds
+	warned   keySet
+	promised promises
+	signers  x402.Signers
 }
 
 // Request is one payment that somebody wants settled.
@@ -238,6 +241,15 @@ func newID(prefix string) string {
 	var b [8]byte
 	rand.Read(b[:])
 	return prefix + hex.EncodeToString(b[:])
+}
+
+// laterID is a prefix, the time in microseconds and 11 hex digits that nobody
+// can guess: what is made together lies together in the indexes, and a book of
+// millions writes one page for many.
+func laterID(prefix string, now time.Time) string {
+	var b [8]byte
+	rand.Read(b[:])
+	return fmt.Sprintf("%s%013x%s", prefix, now.UnixMicro(), hex.EncodeToString(b[:])[:11])
 }
 
 // clock is the time of the newest block that anybody told us of.

@@ -197,7 +197,7 @@ func (f *Facilitator) settlement(ctx context.Context, a *payment, r Request) (s 
 	case stands != nil:
 		return *stands, false, nil
 	}
-	return ledger.Settlement{ID: newID("stl_"), Key: a.Key, PayTo: a.payTo, Amount: a.transfer.Amount, ValidBefore: a.transfer.ValidBefore,
+	return ledger.Settlement{ID: laterID("stl_", f.now()), Key: a.Key, PayTo: a.payTo, Amount: a.transfer.Amount, ValidBefore: a.transfer.ValidBefore,
 		Payload: r.Payload.JSON(), RequestedBy: r.RequestedBy, Created: f.now()}, true, nil
 }
 

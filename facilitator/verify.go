@@ -75,7 +75,7 @@ func (f *Facilitator) read(p *x402.PaymentPayload, r *x402.Requirements, now tim
 	if asset == nil {
 		return nil, refuse(ReasonAsset, "the asset is not one that is settled here")
 	}
-	a, err := readPayment(p, r, asset, now)
+	a, err := readPayment(p.RememberedIn(&f.signers), r, asset, now)
 	if err != nil {
 		return nil, err
 	}
@@ -185,13 +185,18 @@ func (f *Facilitator) foretell(ctx context.Context, a *payment) error {
 	if err != nil || r.Contract {
 		return f.judge(ctx, a)
 	}
+	if !r.Used && f.promised.room(a, r.Balance, f.now()) {
+		return nil
+	}
 	held := int64(0)
 	if f.Holds != nil {
 		if held, err = f.Holds.Held(ctx, a.Network, a.Asset, a.Payer); err != nil {
 			return down("the book cannot be read just now", err)
 		}
+		f.promised.learn(a, held, f.now())
 	}
 	if !r.Used && r.Balance-held >= a.transfer.Amount {
+		f.promised.add(a)
 		return nil
 	}
 	if err := f.judge(ctx, a); err != nil {

@@ -17,6 +17,7 @@ func (db *DB) OpenSettlement(ctx context.Context, s ledger.Settlement) (ledger.S
 	if s.ID == "" {
 		s.ID = newID("stl_")
 	}
+	db.opened.add(s.Key)
 	err := db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
 		_, err := insertSettlement(ctx, q, s, db.micros())
 		return err
@@ -45,6 +46,9 @@ func insertSettlement(ctx context.Context, q querier, s ledger.Settlement, now i
 // Settlement is what stands for an authorization in the facilitator's book,
 // nil if it was never asked to settle it.
 func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement, error) {
+	if db.opened.lacks(k) {
+		return nil, nil
+	}
 	var s ledger.Settlement
 	var batch string
 	var created int64
@@ -92,6 +96,9 @@ func (db *DB) Sign(ctx context.Context, b ledger.Batch, opened ...ledger.Settlem
 func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) error, b ledger.Batch, opened []ledger.Settlement) error {
 	if len(b.Txs) == 0 {
 		return errors.New("store: a batch needs a transaction")
+	}
+	for i := range opened {
+		db.opened.add(opened[i].Key)
 	}
 	db.at("t3.before")
 	err := db.write(ctx, func(ctx context.Context, q querier, again bool) error {

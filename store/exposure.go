@@ -146,7 +146,7 @@ func (db *DB) Backlog(ctx context.Context) (ledger.Backlog, error) {
 	}
 	var created int64
 	_, err = found(db.reader().QueryRowContext(ctx, `SELECT valid_before, created_at FROM payments
-		WHERE money IN('held','signed') AND money = 'held' AND policy = 'async' AND work = 'done' ORDER BY valid_before LIMIT 1`).Scan(&b.Expiry, &created))
+		WHERE money IN('held','signed') AND money = 'held' AND policy = 'async' AND work = 'done' ORDER BY valid_before, id LIMIT 1`).Scan(&b.Expiry, &created))
 	b.Head = fromMicros(created)
 	return b, err
 }
@@ -156,5 +156,5 @@ func (db *DB) Backlog(ctx context.Context) (ledger.Backlog, error) {
 // expiry and has this id.
 func (db *DB) Unsettled(ctx context.Context, expiry int64, id string, limit int) ([]ledger.Payment, error) {
 	return db.payments(ctx, `money IN('held','signed') AND money = 'held' AND policy = 'async' AND work = 'done'
-		AND (valid_before > $1 OR valid_before = $1 AND id > $2) ORDER BY valid_before, id LIMIT $3`, expiry, id, limit)
+		AND (valid_before, id) > ($1, $2) ORDER BY valid_before, id LIMIT $3`, expiry, id, limit)
 }

@@ -41,6 +41,9 @@ func scanPayment(row scanner) (*ledger.Payment, error) {
 
 // Find is the payment that an authorization has, nil if it has none.
 func (db *DB) Find(ctx context.Context, k ledger.Key) (*ledger.Payment, error) {
+	if db.sold.lacks(k) {
+		return nil, nil
+	}
 	return paymentByKey(ctx, db.reader(), k)
 }
 

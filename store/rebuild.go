@@ -81,6 +81,7 @@ func (db *DB) rebuildLost(ctx context.Context, q querier, k ledger.Key, payTo st
 	if err != nil {
 		return err
 	}
+	db.sold.add(k)
 	id, now := newID("pay_"), db.micros()
 	_, err = q.ExecContext(ctx, `
 		INSERT INTO payments(id, tenant_id, version, route, scheme, network, asset, payer, auth_nonce, pay_to, amount, fingerprint, payload, payload_sha256, signature_sha256,

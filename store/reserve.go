@@ -43,6 +43,7 @@ func (db *DB) Reserve(ctx context.Context, p ledger.Payment, owner string, lease
 	p.Created, p.Updated = fromMicros(now), fromMicros(now)
 	p.LeaseUntil = fromMicros(now + lease.Microseconds())
 	p.BatchID, p.Evidence, p.Proof, p.ErrorCode = "", ledger.Evidence{}, "", ""
+	db.sold.add(p.Key)
 	var out ledger.Payment
 	err = db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
 		ok, err := insertPayment(ctx, q, p, string(taken))

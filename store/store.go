@@ -53,6 +53,8 @@ type DB struct {
 	failpoint func(name string)
 	arrival   atomic.Int64 // the last usage_events.seq given out
 	nodes     atomic.Int64 // how many serve, as Attend counted last
+	sold      *known       // the keys of payments; nil where others write them, too
+	opened    *known       // and of settlements
 	closing   sync.Once
 }
 
@@ -123,6 +125,14 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, errors.Join(err, db.close())
 	}
 	db.arrival.Store(last.Int64)
+	if s, ok := db.engine.(*sqliteDB); ok && s.damage == nil {
+		if db.sold, err = newKnown(ctx, s.reading, "payments"); err == nil {
+			db.opened, err = newKnown(ctx, s.reading, "settlements")
+		}
+		if err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+	}
 	return db, nil
 }
 
@@ -130,7 +140,11 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 // later are refused. Closing it again does nothing.
 func (db *DB) Close() error {
 	var err error
-	db.closing.Do(func() { err = db.close() })
+	db.closing.Do(func() {
+		db.sold.close()
+		db.opened.close()
+		err = db.close()
+	})
 	return err
 }
 

@@ -3,7 +3,6 @@ package x402
 import (
 	"bytes"
 	"encoding/hex"
-	"sync/atomic"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -79,35 +78,6 @@ func Verify(p *PaymentPayload, r *Requirements, c Check) (*Exact, error) {
 		return e, refuse(ReasonTokenVersion, "the token's version is %q", c.Token.Version)
 	}
 	return e, nil
-}
-
-// Remember has Verify recover the signer of p, and of its copies, once: a
-// server verifies a payment twice, before and in its facilitator, and that is
-// most of the work.
-func (p *PaymentPayload) Remember() { p.signer = new(signer) }
-
-// signer remembers whose signature was recovered last.
-type signer struct{ last atomic.Pointer[recovered] }
-
-type recovered struct {
-	digest common.Hash
-	sig    [65]byte
-	who    common.Address
-}
-
-// recover is Recover, remembered. Nothing is remembered without a signer.
-func (s *signer) recover(digest common.Hash, sig []byte) (common.Address, bool) {
-	if s == nil || len(sig) != 65 {
-		return Recover(digest, sig)
-	}
-	if r := s.last.Load(); r != nil && r.digest == digest && r.sig == [65]byte(sig) {
-		return r.who, true
-	}
-	who, ok := Recover(digest, sig)
-	if ok {
-		s.last.Store(&recovered{digest, [65]byte(sig), who})
-	}
-	return who, ok
 }
 
 // signed checks that the payer signed e in domain d.

@@ -394,15 +394,31 @@ func TestARememberedSignerIsOfOneAuthorization(t *testing.T) {
 	terms := Requirements{Scheme: SchemeExact, Network: "eip155:84532", Amount: "1000", Asset: "0x036cbd53842c5426634e7929541ec2318f3dcf7e",
 		PayTo: "0x00000000000000000000000000000000000000a1", MaxTimeoutSeconds: 60, Extra: Extra{Name: "USDC", Version: "2"}}
 	now := time.Now()
-	p, err := Pay(key, &PaymentRequired{Version: 2, Accepts: []Requirements{terms}}, &terms, common.Hash{1}, now)
+	p, err := Pay(key, &PaymentRequired{Version: 2, Resource: ResourceInfo{URL: "https://api.example.com/"}, Accepts: []Requirements{terms}}, &terms, common.Hash{1}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Remember()
+	var all Signers
 	for range 2 {
 		if _, err := Verify(p, &terms, Check{Now: now}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if who, ok := all.find(p.signer.last.Load().digest, &p.signer.last.Load().sig); ok {
+		t.Fatalf("%s is remembered where nobody was told", who)
+	}
+	p = p.RememberedIn(&all)
+	read, err := ParsePayload(p.JSON())
+	if err != nil {
+		t.Fatal(err)
+	}
+	read = read.RememberedIn(&all)
+	if _, err := Verify(read, &terms, Check{Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	if read.signer.last.Load() != nil {
+		t.Error("a payment that was verified before was recovered again")
 	}
 	for name, change := range map[string]func(p *PaymentPayload, r *Requirements){
 		"another nonce": func(p *PaymentPayload, _ *Requirements) {
@@ -417,7 +433,7 @@ func TestARememberedSignerIsOfOneAuthorization(t *testing.T) {
 		},
 		"another token": func(_ *PaymentPayload, r *Requirements) { r.Extra.Name = "USD Coin" },
 	} {
-		copied, asked := *p, terms // the copy remembers too
+		copied, asked := *p.RememberedIn(&all), terms // the copy remembers too
 		change(&copied, &asked)
 		if _, err := Verify(&copied, &asked, Check{Now: now}); clawr.CodeOf(err) != ReasonSignature {
 			t.Errorf("%s: %v, want %s", name, err, ReasonSignature)
