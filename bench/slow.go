@@ -24,7 +24,8 @@ func paid2s(ctx context.Context, args []string, out *bursts) (err error) {
 	f := flag.NewFlagSet("paid-2s", flag.ContinueOnError)
 	callers := f.Int("callers", 2048, "of clawr, at a time")
 	rounds := f.Int("rounds", 5, "calls of each caller")
-	crowds := f.String("crowds", "32,128,512", "callers of the official stack, the best of which counts")
+	crowds := f.String("crowds", "32,128,512", "callers of the official stack, the best of which counts; empty: without it")
+	profile := f.String("profile", "", "`file` for clawr's CPU profile")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func paid2s(ctx context.Context, args []string, out *bursts) (err error) {
 		rows = append(rows, fmt.Sprintf("%s\t%d\t%d\t%d\t%.1f\t%.1f\t%.0f\t%.0f\t%.2f", name, callers, r.Good, r.Bad, r.Took.Seconds(), r.perSecond(), ms(r.P50), ms(r.P99), ms(cpu)/float64(max(r.Good, 1))))
 	}
 	best := 0.0
-	for _, c := range strings.Split(*crowds, ",") {
+	for _, c := range strings.FieldsFunc(*crowds, func(r rune) bool { return r == ',' }) {
 		n, err := strconv.Atoi(c)
 		if err != nil {
 			return err
@@ -68,7 +69,11 @@ func paid2s(ctx context.Context, args []string, out *bursts) (err error) {
 		p.stop()
 		w.running = slices.DeleteFunc(w.running, func(q *process) bool { return q == p })
 	}
-	ours, err := w.serve(ctx, sellers[0], nil)
+	var flags []string
+	if *profile != "" {
+		flags = []string{"--cpu-profile", *profile}
+	}
+	ours, err := w.serve(ctx, sellers[0], nil, flags...)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (db *DB) Reserve(ctx context.Context, p ledger.Payment, owner string, lease
 			}
 			return err
 		}
-		if err := notElsewhere(ctx, q, p.Key); err != nil {
+		if err := db.notElsewhere(ctx, q, p.Key); err != nil {
 			return err
 		}
 		out = p
@@ -121,7 +121,10 @@ func standing(ctx context.Context, q querier, p ledger.Payment) (*ledger.Payment
 // or is paid, for somebody who is not this book: selling for it again would be
 // selling twice. It runs after the row is inserted; Sign locks payments out
 // before it looks for rows, so that one of the two sees the other.
-func notElsewhere(ctx context.Context, q querier, k ledger.Key) error {
+func (db *DB) notElsewhere(ctx context.Context, q querier, k ledger.Key) error {
+	if db.opened.lacks(k) {
+		return nil
+	}
 	var id string
 	ok, err := found(q.QueryRowContext(ctx, `
 		SELECT s.id FROM settlements s JOIN settlement_items i ON i.settlement_id = s.id AND i.live = 1
