@@ -21,6 +21,8 @@ type side struct {
 	jobs func(ctx context.Context, n int) (job, error)
 	// check, if set, is called after each round with the number of good answers.
 	check func(ctx context.Context, good int) error
+	// most is how many requests a round has at most; 0: 5000.
+	most int
 }
 
 // measure is one round of one side.
@@ -99,7 +101,11 @@ func (s *side) calibrate(ctx context.Context, each time.Duration) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		n = min(max(int(m.perSecond()*each.Seconds()), 32), 5000)
+		most := s.most
+		if most == 0 {
+			most = 5000
+		}
+		n = min(max(int(m.perSecond()*each.Seconds()), 32), most)
 	}
 	return n, nil
 }

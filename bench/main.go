@@ -6,7 +6,7 @@
 //	go run ./bench money                     the next five, and their figures in one line
 //	go run ./bench paid-async                a burst that is answered first and settled later; -seconds 60
 //	go run ./bench paid-2s                   settled before the answer, with a block every 2 s; -callers 2048
-//	go run ./bench vouchers                  calls paid by voucher, on 64 channels
+//	go run ./bench vouchers                  calls paid by voucher, on 64 channels; ours: of clawr alone
 //	go run ./bench settle                    payments that one signer settles
 //	go run ./bench verify                    POST /verify alone, beside the official facilitator
 //	go run ./bench two-node                  two nodes on one Postgres beside one; -in-flight 256

@@ -174,7 +174,7 @@ func (w *world) channels(name string, p *process, path string) *side {
 		}
 		return job{Addr: p.addr, Callers: len(lanes), Lanes: true, Requests: list, Status: 200, Contains: `"data"`}, nil
 	}
-	return &side{name: name, procs: []*process{p}, jobs: jobs}
+	return &side{name: name, procs: []*process{p}, jobs: jobs, most: 20_000}
 }
 
 // openChannel makes one call with a deposit.

@@ -433,6 +433,16 @@ func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402
 }
 
 // charge does the work and books it.
+//
+// Work that may be done twice is reserved only in this process, by the lock on
+// the channel, and that is enough: the charge, the answer, its event and the
+// newest voucher are one conditional commit, which comes before the first byte
+// of the answer. A crash before it has charged nobody and served nobody, and the
+// same voucher buys the call again; a crash after it has the answer, which the
+// same voucher fetches. Of two nodes that work for one channel at once one
+// commit finds the channel where its voucher begins, and the other serves
+// nothing. What must not be done twice is reserved in the book first, as every
+// exact payment is, and its charge names the epoch of that hold.
 func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, amount int64) error {
 	v := p.channel.Voucher
 	ws, counters := c.windows(e, c.ev.Caller, e.Price)
