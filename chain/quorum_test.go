@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -287,5 +288,72 @@ func TestDialAny(t *testing.T) {
 	down.Store(3)
 	if _, err := cl.Head(t.Context()); clawr.CodeOf(err) != clawr.CodeUnreachable {
 		t.Errorf("all are down: %v", err)
+	}
+}
+
+// Whatever one of three says of what payments would do, each of them is
+// foretold as the other two do; what those do not agree on, as unknown, and the
+// rest all the same.
+func TestOneLiarOfThreeForetellsNothing(t *testing.T) {
+	w := newWorld(t)
+	used, good, poor := w.transfer(t, 10, 1), w.transfer(t, 10, 2), w.transfer(t, 1<<50, 3)
+	w.pay(t, used)
+	ts := []chain.Transfer{used, good, poor}
+	q, list := w.providers(t, 3)
+	truth, err := w.cl.ProbeAll(t.Context(), w.signer.Address(), ts, 150_000)
+	if err != nil || !truth[0].Used || truth[1].Used || truth[1].Rejection != nil || truth[2].Rejection == nil {
+		t.Fatalf("foretold %+v, %v", truth, err)
+	}
+	word := func(n string) rpcproxy.Rule {
+		return func([]json.RawMessage, func(...any) (json.RawMessage, error)) (json.RawMessage, error) {
+			return json.Marshal("0x" + strings.Repeat("0", 63) + n)
+		}
+	}
+	all := lies(w, good)
+	all["all is well"] = func(p *rpcproxy.Proxy) { p.On("eth_call", word("0")) }
+	all["all is used"] = func(p *rpcproxy.Proxy) { p.On("eth_call", word("1")) }
+	all["all have code"] = func(p *rpcproxy.Proxy) { p.On("eth_getCode", word("1")); p.On("eth_call", word("1")) }
+	all["all revert"] = func(p *rpcproxy.Proxy) {
+		p.On("eth_call", func([]json.RawMessage, func(...any) (json.RawMessage, error)) (json.RawMessage, error) {
+			return nil, &rpcproxy.Error{Code: 3, Message: "execution reverted"}
+		})
+	}
+	for name, lie := range all {
+		for at, p := range list {
+			t.Run(fmt.Sprintf("%s %d", name, at), func(t *testing.T) {
+				lie(p)
+				defer p.Honest()
+				for _, some := range [][]int{{0, 1, 2}, {0}, {1}, {2}} { // together, and each alone
+					var asked []chain.Transfer
+					for _, i := range some {
+						asked = append(asked, ts[i])
+					}
+					got, err := q.ProbeAll(t.Context(), w.signer.Address(), asked, 150_000)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for k, i := range some {
+						if g, want := got[k], truth[i]; g.Err != nil || g.Contract != want.Contract || g.Used != want.Used || (g.Rejection == nil) != (want.Rejection == nil) {
+							t.Errorf("of %d, transfer %d is foretold as %+v, want %+v", len(some), i, g, want)
+						}
+					}
+				}
+			})
+		}
+	}
+
+	list[0].Door(rpcproxy.Down)
+	list[1].Forge(forged(good)) // its authorization is used, and so is every other
+	got, err := q.ProbeAll(t.Context(), w.signer.Address(), ts[:1], 150_000)
+	if err != nil || got[0].Err != nil || !got[0].Used {
+		t.Errorf("what both say is %+v, %v", got, err)
+	}
+	got, err = q.ProbeAll(t.Context(), w.signer.Address(), ts[1:2], 150_000)
+	if err != nil || clawr.CodeOf(got[0].Err) != clawr.CodeUnreachable {
+		t.Errorf("what two do not agree on is %+v, %v", got, err)
+	}
+	list[1].Door(rpcproxy.Down)
+	if got, err := q.ProbeAll(t.Context(), w.signer.Address(), ts, 150_000); clawr.CodeOf(err) != clawr.CodeUnreachable {
+		t.Errorf("one of three foretells %+v, %v", got, err)
 	}
 }

@@ -34,16 +34,17 @@ func (n *Node) Signer() common.Address { return n.Key.Address() }
 
 // Probe foretells t in one round trip.
 func (n *Node) Probe(ctx context.Context, t facilitator.Transfer, gas uint64) (facilitator.Probe, error) {
-	p, err := n.Client.Probe(ctx, n.Key.Address(), chain.Transfer(t), gas)
+	ps, err := n.ProbeAll(ctx, []facilitator.Transfer{t}, gas)
 	if err != nil {
 		return facilitator.Probe{}, err
 	}
-	return probe(p), nil
+	return ps[0], ps[0].Err
 }
 
-// ProbeAll foretells ts one after the other, in one round trip.
+// ProbeAll foretells ts one after the other, in one round trip, as enough
+// providers say.
 func (n *Node) ProbeAll(ctx context.Context, ts []facilitator.Transfer, gas uint64) ([]facilitator.Probe, error) {
-	ps, err := n.Client.ProbeAll(ctx, n.Key.Address(), chainTransfers(ts), gas)
+	ps, err := n.quorum().ProbeAll(ctx, n.Key.Address(), chainTransfers(ts), gas)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func probe(p chain.Probe) facilitator.Probe {
 
 // ValidSignature asks a payer with code by ERC-1271.
 func (n *Node) ValidSignature(ctx context.Context, payer common.Address, digest common.Hash, signature []byte, gas uint64) (bool, error) {
-	return n.Client.IsValidSignature(ctx, payer, digest, signature, gas)
+	return n.quorum().IsValidSignature(ctx, payer, digest, signature, gas)
 }
 
 // Nonce is the account's next nonce, after what the node's pool holds.
