@@ -261,11 +261,19 @@ func (w *Wallet) saveChannel(ch *Channel) error {
 			}
 		}
 	}
+	b, err := ch.encode()
+	if err != nil {
+		return err
+	}
+	return writeFile(w.channelPath(ch.ID), b)
+}
+
+func (ch *Channel) encode() ([]byte, error) {
 	b, err := json.MarshalIndent(ch, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode channel %s: %w", ch.ID, err)
+		return nil, fmt.Errorf("encode channel %s: %w", ch.ID, err)
 	}
-	return writeFile(w.channelPath(ch.ID), append(b, '\n'))
+	return append(b, '\n'), nil
 }
 
 // today is what channels count on a day: what was deposited, and what vouchers

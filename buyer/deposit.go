@@ -72,8 +72,8 @@ func (c *Client) channelOffer(q *Quote, version int) (no string, err error) {
 }
 
 // size is how much to deposit so that the channel holds need more, in units.
-// spent is what counts against today's limit.
-func (c *Client) size(cl *call, q *Quote, need int64, spent clawr.Amount, l Limits) (units int64, usd clawr.Amount, err error) {
+// out is what went out of the account today.
+func (c *Client) size(cl *call, q *Quote, need int64, out clawr.Amount, l Limits) (units int64, usd clawr.Amount, err error) {
 	priced := func(units int64) (clawr.Amount, error) {
 		usd, ok := ceil(units, q.Asset.Decimals)
 		if !ok {
@@ -106,7 +106,7 @@ func (c *Client) size(cl *call, q *Quote, need int64, spent clawr.Amount, l Limi
 	if units == 0 {
 		units = times(q.Atomic, depositCalls)
 	}
-	units = min(units, times(q.Atomic, maxDepositCalls), q.fit(min(limit, clawr.MaxPrice/depositCalls)*depositCalls), q.fit(max(l.PerDay-spent, 0)))
+	units = min(units, times(q.Atomic, maxDepositCalls), q.fit(min(limit, clawr.MaxPrice/depositCalls)*depositCalls), q.fit(max(l.PerDay-out, 0)))
 	units = max(units, need)
 	usd, err = priced(units)
 	return units, usd, err

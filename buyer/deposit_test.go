@@ -81,6 +81,11 @@ func TestADepositThatCanNoLongerBeMadeIsReplaced(t *testing.T) {
 				}
 				s.before = nil
 				time.Sleep(2 * time.Minute)
+				if node { // what is given back makes room
+					if err := w.SetLimits(Limits{PerCall: usd("0.1"), PerDay: usd("0.005")}); err != nil {
+						t.Fatal(err)
+					}
+				}
 				res := get(t, c, shop)
 				counts := usd("0.01")
 				if node {
@@ -231,4 +236,60 @@ func keyOf(t *rapid.T, url string) string {
 		t.Fatal(err)
 	}
 	return cl.key
+}
+
+// FuzzChannelFile reads any file as a channel's: what is taken agrees with
+// itself, and is the same after it was written.
+func FuzzChannelFile(f *testing.F) {
+	s := newTill(f)
+	w := wallet(f, f.TempDir())
+	c := channelBuyer(f, s, w)
+	s.before = func(w http.ResponseWriter, _ *http.Request, _ *x402.ChannelPayload, n int) bool { return n == 1 }
+	get(f, c, shop)
+	ch := only(f, w)
+	b, err := os.ReadFile(w.channelPath(ch.ID))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(bytes.Replace(b, []byte(`"charged": "1000"`), []byte(`"charged": "1001"`), 1))
+	f.Add([]byte(`{"id":"0x","network":"eip155:1","config":{}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ch, err := decodeChannel(b)
+		if err != nil {
+			return
+		}
+		if ch.Charged < 0 || ch.Charged > ch.Signed || ch.config.ID(ch.domain).Hex() != ch.ID {
+			t.Errorf("it took %+v", ch)
+		}
+		again, err := ch.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := decodeChannel(again); err != nil || back.Signed != ch.Signed || len(back.Open) != len(ch.Open) {
+			t.Errorf("written and read it is %+v, %v", back, err)
+		}
+	})
+}
+
+// FuzzCorrection reads any challenge as a correction: nothing but our own
+// signature proves that more was signed.
+func FuzzCorrection(f *testing.F) {
+	s := newTill(f)
+	w := wallet(f, f.TempDir())
+	c := channelBuyer(f, s, w)
+	get(f, c, shop)
+	ch := only(f, w)
+	sig := fmt.Sprintf("0x%x", s.sig)
+	f.Add([]byte(`{"chargedCumulativeAmount":"1000","balance":"5000"}`), []byte(`{"signedMaxClaimable":"1000","signature":"`+sig+`"}`))
+	f.Add([]byte(`{"chargedCumulativeAmount":"-1"}`), []byte(`{"signedMaxClaimable":"1001","signature":"`+sig+`"}`))
+	f.Add([]byte(`[]`), []byte(`{"signedMaxClaimable":1000,"signature":"0x"}`))
+	f.Fuzz(func(t *testing.T, state, voucher []byte) {
+		req := s.required(httpRequest(shop))
+		o := &req.Accepts[0]
+		o.Extra.Rest = append(o.Extra.Rest, x402.Member{Name: "channelState", Value: state}, x402.Member{Name: "voucherState", Value: voucher})
+		if got := stateOf(req, ch); got.max != 0 && got.max != 1000 || got.charged < 0 || got.balance < 0 {
+			t.Errorf("it read %+v", got)
+		}
+	})
 }

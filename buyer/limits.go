@@ -71,13 +71,19 @@ func dayOf(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 // Spent is what counts against today's limit: payments, and the more of what
 // was deposited into channels and what was bought from them.
 func (w *Wallet) Spent(ctx context.Context) (clawr.Amount, error) {
-	var spent clawr.Amount
-	err := w.withSpend(ctx, func(s *spend) error {
-		deposited, drawn, err := w.today(dayOf(w.now()))
-		spent = s.Days[dayOf(w.now())] + max(deposited, drawn)
+	out, bought, err := w.counted(ctx)
+	return max(out, bought), err
+}
+
+// counted is what went out of the account today, and what was bought.
+func (w *Wallet) counted(ctx context.Context) (out, bought clawr.Amount, err error) {
+	err = w.withSpend(ctx, func(s *spend) error {
+		day := dayOf(w.now())
+		deposited, drawn, err := w.today(day)
+		out, bought = s.Days[day]+deposited, s.Days[day]+drawn
 		return err
 	}, nil)
-	return spent, err
+	return out, bought, err
 }
 
 // withSpend runs change on the spending, alone among all processes, and keeps

@@ -46,6 +46,11 @@ func (c *Client) draw(ctx context.Context, cl *call, q *Quote) (*Result, error) 
 		if _, err := c.fresh(ctx, ch); err != nil {
 			return nil, err
 		}
+		if !isNew { // what was given back counts no more, also if this call is refused
+			if err := c.Wallet.saveChannel(ch); err != nil {
+				return nil, err
+			}
+		}
 	}
 	switch {
 	case ch.Withdrawal > 0:
@@ -172,11 +177,11 @@ func (c *Client) voucher(ctx context.Context, cl *call, q *Quote, ch *Channel, s
 
 // fund signs a deposit for a channel that does not hold enough.
 func (c *Client) fund(ctx context.Context, cl *call, q *Quote, ch *Channel, need int64, l Limits) (*PendingDeposit, clawr.Amount, error) {
-	spent, err := c.Wallet.Spent(ctx)
+	out, _, err := c.Wallet.counted(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	units, usd, err := c.size(cl, q, need, spent, l)
+	units, usd, err := c.size(cl, q, need, out, l)
 	if err != nil {
 		return nil, 0, err
 	}
