@@ -104,6 +104,7 @@ type Handler struct {
 	Tokens   Tokens
 	Events   Events
 	Payments Payments
+	Channels Channels
 	Segments Segments // nil: there are none to check or upload
 	Upkeep   Upkeep
 	// Reconciler asks the chain; nil: this process knows none.
@@ -145,6 +146,8 @@ func NewHandler(h *Handler) *Handler {
 		"/v1/payments/{id}":           {"GET": {PaymentsRead, h.showPayment}},
 		"/v1/payments/{id}/reconcile": {"POST": {PaymentsRead, h.reconcilePayment}},
 		"/v1/reconcile":               {"POST": {PaymentsRead, h.compare}},
+		"/v1/channels":                {"GET": {PaymentsRead, h.listChannels}},
+		"/v1/channels/claim":          {"POST": {FacilitatorSettle, h.claimChannels}},
 		"/v1/backups":                 {"POST": {TokensWrite, h.backup}},
 		"/v1/check":                   {"POST": {TokensWrite, h.check}},
 		"/v1/directory":               {"GET": {TenantsRead, h.directory}},

@@ -21,7 +21,7 @@ func TestScopesAreNeededEverywhere(t *testing.T) {
 		{"GET", "/v1/tokens", TokensWrite}, {"POST", "/v1/tokens", TokensWrite}, {"DELETE", "/v1/tokens/x", TokensWrite},
 		{"GET", "/v1/events", EventsRead}, {"POST", "/v1/events", EventsWrite}, {"GET", "/v1/analytics", AnalyticsRead},
 		{"GET", "/v1/payments", PaymentsRead}, {"GET", "/v1/payments/x", PaymentsRead}, {"GET", "/v1/directory", TenantsRead},
-		{"PUT", "/v1/segments/x", TenantsWrite},
+		{"PUT", "/v1/segments/x", TenantsWrite}, {"GET", "/v1/channels", PaymentsRead}, {"POST", "/v1/channels/claim", FacilitatorSettle},
 	} {
 		status, h, got := w.call(c.method, c.path, "")
 		if status != 401 || got["error"] != "token_missing" || !strings.HasPrefix(h.Get("WWW-Authenticate"), "Bearer") {

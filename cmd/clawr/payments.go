@@ -15,7 +15,7 @@ import (
 )
 
 func newPayments(e *env) *cobra.Command {
-	return group("payments", "Show who paid what, and where the money is", e.paymentsList(), e.paymentsShow(), e.paymentsReconcile(), e.paymentsExport())
+	return group("payments", "Show who paid what, and where the money is", e.paymentsList(), e.paymentsShow(), e.paymentsReconcile(), e.paymentsExport(), e.paymentsChannels(), e.paymentsClaim())
 }
 
 func (e *env) paymentsList() *cobra.Command {
@@ -23,8 +23,8 @@ func (e *env) paymentsList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List payments, newest first", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if q.Limit < 1 || q.Limit > 1000 {
-				return &clawr.Error{Code: clawr.CodeUsage, Param: "limit", Message: fmt.Sprintf("--limit %d is not between 1 and 1000", q.Limit), Fix: "--limit 100"}
+			if err := checkLimit(q.Limit); err != nil {
+				return err
 			}
 			if err := checkMoney(q.Money); err != nil {
 				return err
@@ -66,6 +66,13 @@ func checkMoney(state string) error {
 		return nil
 	}
 	return &clawr.Error{Code: clawr.CodeUsage, Param: "money", Message: fmt.Sprintf("--money %q is no state", state), Fix: "--money held, released, signed, mined, final or dead"}
+}
+
+func checkLimit(n int) error {
+	if n >= 1 && n <= 1000 {
+		return nil
+	}
+	return &clawr.Error{Code: clawr.CodeUsage, Param: "limit", Message: fmt.Sprintf("--limit %d is not between 1 and 1000", n), Fix: "--limit 100"}
 }
 
 // amount is what was paid, in USD if the token is known.
@@ -122,4 +129,52 @@ func showHistory(w io.Writer, steps []api.Step) error {
 	}
 	fmt.Fprintln(w)
 	return table(w, "TIME WHAT DETAIL", rows)
+}
+
+func (e *env) paymentsChannels() *cobra.Command {
+	var payer string
+	var limit int
+	cmd := &cobra.Command{
+		Use: "channels", Short: "List the channels that buyers pay from by voucher, and what of them is not claimed", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkLimit(limit); err != nil {
+				return err
+			}
+			return e.managed(cmd.Context(), func(ctx context.Context, ctl *controller) error {
+				list, err := ctl.Channels(ctx, payer, limit)
+				if err != nil {
+					return err
+				}
+				return e.print(map[string]any{"channels": list}, func(w io.Writer) error {
+					var rows [][]string
+					for i := range list {
+						ch := &list[i]
+						rows = append(rows, []string{short(ch.ID), short(ch.Payer), short(ch.PayTo), ch.Balance, ch.Charged, ch.Signed, ch.Claimed, ch.Unclaimed, dash(stamp(ch.Since)), dash(stamp(ch.WithdrawAt)), stamp(ch.Updated)})
+					}
+					return table(w, "CHANNEL PAYER PAY-TO BALANCE CHARGED SIGNED CLAIMED UNCLAIMED SINCE WITHDRAWAL USED", rows)
+				})
+			})
+		},
+	}
+	cmd.Flags().StringVar(&payer, "payer", "", "only of this `address`")
+	cmd.Flags().IntVar(&limit, "limit", 100, "how many, at most 1000")
+	return cmd
+}
+
+func (e *env) paymentsClaim() *cobra.Command {
+	return &cobra.Command{
+		Use: "claim", Short: "Claim now what buyers' vouchers allow, which clawr serve does by itself in time", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return e.managed(cmd.Context(), func(ctx context.Context, ctl *controller) error {
+				n, err := ctl.Claim(ctx)
+				if err != nil {
+					return err
+				}
+				return e.print(map[string]any{"ok": true, "claimed": n}, func(w io.Writer) error {
+					_, err := fmt.Fprintf(w, "claimed from %d channels\n", n)
+					return err
+				})
+			})
+		},
+	}
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 
+	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/dispatch"
+	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/store"
 )
 
@@ -38,4 +41,19 @@ func authorizer(ctx context.Context, db *store.DB) (*chain.Key, error) {
 		return nil, fmt.Errorf("the receiver-authorizer's key: %w", err)
 	}
 	return key, nil
+}
+
+// till is n's channels as the control plane sees them.
+type till struct{ n *node }
+
+func (t till) Channels(ctx context.Context, payer string, limit int) ([]ledger.Channel, error) {
+	return t.n.db.Channels(ctx, payer, limit)
+}
+
+// Claim claims whatever is due, whether or not it has to be claimed now.
+func (t till) Claim(ctx context.Context) (int, error) {
+	if t.n.dispatch == nil || t.n.dispatch.Till == nil {
+		return 0, &clawr.Error{Code: clawr.CodeFacilitatorDown, Status: http.StatusServiceUnavailable, Message: "nobody here settles", Fix: "run it while clawr serve or clawr dev has the data directory; it claims by itself, too"}
+	}
+	return t.n.dispatch.Claim(ctx, true)
 }
