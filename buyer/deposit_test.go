@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,6 +100,31 @@ func TestADepositThatCanNoLongerBeMadeIsReplaced(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A server that takes no deposit as small as the limits allow is told by name
+// how much it wants, and gets it when it is asked for.
+func TestADepositThatIsTooSmallIsReplacedByTheOneAskedFor(t *testing.T) {
+	s := newTill(t)
+	s.minDeposit = 800_000
+	c := channelBuyer(t, s, wallet(t, t.TempDir()))
+	s.before = func(w http.ResponseWriter, r *http.Request, p *x402.ChannelPayload, _ int) bool {
+		if p.Kind != x402.ChannelDeposit || p.Deposit.Amount >= s.minDeposit {
+			return false
+		}
+		s.challenge(w, r, string(x402.ReasonDepositBelowMin))
+		return true
+	}
+	_, err := c.Do(t.Context(), Request{URL: shop})
+	e, ok := errors.AsType[*clawr.Error](err)
+	if !ok || e.Code != clawr.CodePaymentRejected || !strings.HasSuffix(e.Fix, "--deposit 0.8") {
+		t.Fatalf("got %v", err)
+	}
+	var out bytes.Buffer
+	res, err := c.Do(t.Context(), Request{URL: shop, Deposit: amountOf("0.8"), Out: &out})
+	if err != nil || s.balance != 800_000 || res.Channel.Balance != 800_000 || s.highest != 1000 {
+		t.Errorf("%+v, %v; %d in the channel, %d signed", res, err, s.balance, s.highest)
 	}
 }
 

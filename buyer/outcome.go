@@ -80,6 +80,11 @@ func (c *Client) outcome(ctx context.Context, t *turn, e end) (res *Result, next
 	switch e.reply.reason {
 	case string(x402.ReasonDepositBalance):
 		fix = "clawr wallet fund; " + fix
+	case string(x402.ReasonDepositBelowMin):
+		fix = t.call.Again + " --deposit USD  # more of it"
+		if t.q != nil && t.q.hint > 0 {
+			fix = fmt.Sprintf("%s --deposit %s", t.call.Again, t.ch.USD(t.q.hint))
+		}
 	case string(x402.ReasonCumulativeBalance), string(x402.ReasonChannelNotFound):
 		if c.Vault == nil {
 			fix = t.call.Again + " --rpc-url URL  # to look what the channel holds"
@@ -170,6 +175,11 @@ func (c *Client) correct(ctx context.Context, t *turn, v *verdict) (next *Quote,
 	case x402.ReasonCumulativeBalance, x402.ReasonChannelNotFound:
 		next, err = c.refill(ctx, t, v)
 		return next, false, err
+	case x402.ReasonDepositBelowMin:
+		if t.ch.Deposit != nil {
+			t.ch.Deposit.Tried = true // it will not be taken the next time either
+		}
+		return nil, false, nil
 	}
 	if t.resent && t.ch.Deposit != nil {
 		t.ch.Deposit.Tried = true // what was made cannot be made again
