@@ -210,7 +210,7 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 	d.reached("voucher.received")
 	unlock, ok := d.Till.busy.lock(ctx, p.channel.Voucher.Channel)
 	if !ok {
-		return &clawr.Error{Code: x402.ReasonChannelBusy, Status: http.StatusServiceUnavailable, Message: "another call draws on this channel", Fix: "send the same payment again", RetryAfter: time.Second}
+		return busy()
 	}
 	defer unlock()
 	var err error
@@ -305,6 +305,30 @@ func (d *Dispatcher) correction(b []byte, c *call, reason clawr.Code, url, quote
 func (d *Dispatcher) behind(c *call, p *payment, ch *ledger.Channel) error {
 	c.corrected = ch
 	return d.refuse(c, x402.ReasonCumulativeMismatch, "the voucher does not go up from what the channel was charged")
+}
+
+// busy says that the same voucher may be good in a moment.
+func busy() error {
+	return &clawr.Error{Code: x402.ReasonChannelBusy, Status: http.StatusServiceUnavailable, Message: "another call draws on this channel", Fix: "send the same payment again", RetryAfter: time.Second}
+}
+
+// refundHold is how the hold of a refund begins, which any process may take up
+// again: the nonce that follows lets it be made once.
+const refundHold = "refund/"
+
+// overtaken answers a voucher for which the book had no room. If its base is
+// what is charged, it is not wrong, but early: somebody holds the channel. A
+// refund that was made meanwhile ends its hold when the chain has been asked.
+func (d *Dispatcher) overtaken(ctx context.Context, c *call, p *payment, ch *ledger.Channel, base int64) error {
+	if ch.Reserved == 0 || ch.Charged != base {
+		return d.behind(c, p, ch)
+	}
+	if strings.HasPrefix(ch.Holder, refundHold) {
+		if _, err := d.sync(ctx, p); err != nil {
+			return unavailable(err)
+		}
+	}
+	return busy()
 }
 
 // checkVoucher checks everything about a payment by channel that needs no
@@ -453,7 +477,7 @@ func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, 
 		d.reached("hold.before")
 		epoch, err := d.Till.Holds.HoldChannel(ctx, row.Channel, v.MaxClaimable-amount, amount, d.Node, d.deadline())
 		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
-			return d.behind(c, p, &b.Channel)
+			return d.overtaken(ctx, c, p, &b.Channel, v.MaxClaimable-amount)
 		}
 		if err != nil {
 			return unavailable(err)
@@ -481,7 +505,7 @@ func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, 
 	ch, used, err := d.Till.Channels.Charge(ctx, row, *answer, c.ev)
 	if err != nil {
 		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
-			return d.behind(c, p, &b.Channel)
+			return d.overtaken(ctx, c, p, &b.Channel, v.MaxClaimable-amount)
 		}
 		if _, ok := errors.AsType[*ledger.Exceeded](err); ok {
 			return c.exceeded(ws, err)
@@ -521,36 +545,52 @@ func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error 
 	if full.Claims, err = claimOf(ch); err != nil {
 		return err
 	}
-	// No other node may charge meanwhile what is being given back.
+	// Nobody may charge meanwhile what is being given back: also not when this
+	// process is gone and its transaction is in no block yet. So the hold lasts
+	// longer than what the book knows of the channel is believed, and it ends
+	// early only by an outcome.
+	known := true
 	if room := ch.Room() - ch.Charged; room > 0 {
-		epoch, err := d.Till.Holds.HoldChannel(ctx, ch.ID, ch.Charged, min(full.Amount, room), d.Node, d.deadline())
+		d.reached("hold.before")
+		epoch, err := d.Till.Holds.HoldChannel(ctx, ch.ID, ch.Charged, min(full.Amount, room), refundHold+strconv.FormatUint(ch.RefundNonce, 10),
+			time.Duration(d.Till.delay())*time.Second)
 		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
-			return d.behind(c, p, &b.Channel)
+			return d.overtaken(ctx, c, p, &b.Channel, ch.Charged)
 		}
 		if err != nil {
 			return unavailable(err)
 		}
-		defer d.Till.Holds.ReleaseChannel(context.WithoutCancel(ctx), ch.ID, epoch)
+		d.reached("hold.after")
+		defer func() {
+			if known {
+				d.Till.Holds.ReleaseChannel(context.WithoutCancel(ctx), ch.ID, epoch)
+			}
+		}()
 	}
 	if err := d.authorize(&full, p.domain); err != nil {
 		return unavailable(err)
 	}
 	payload := *p.ForFacilitator(&terms)
 	payload.Payload = full.JSON()
+	known = false
 	out, err := d.Till.Vault.SettleChannel(ctx, &payload, terms)
-	switch {
-	case err != nil:
-		return unavailable(err)
-	case out.ErrorReason == x402.ReasonPending:
+	if err == nil && out.ErrorReason == x402.ReasonPending {
 		return d.pending(c, &ledger.Payment{Key: p.key, Money: ledger.Signed}, out.Transaction)
-	case !out.Success:
+	}
+	// An earlier try may have given it back.
+	after, unread := d.sync(ctx, p)
+	known = unread == nil
+	if err != nil {
+		return unavailable(err)
+	}
+	if !out.Success {
 		return d.refuse(c, out.ErrorReason, "the refund was not made")
 	}
 	if len(full.Claims) > 0 { // claimed with it, and not sent yet
 		d.Till.unsent.add(ledger.Receiver{Address: ch.PayTo, Asset: ch.Asset}, d.now().Add(d.Till.quarter()))
 	}
-	if ch, err = d.sync(ctx, p); err == nil {
-		out.Extra = x402.Object{{Name: "channelState", Value: channelState(ch)}}
+	if known {
+		out.Extra = x402.Object{{Name: "channelState", Value: channelState(after)}}
 	}
 	c.setReceipt(&out)
 	h := c.w.Header()

@@ -330,3 +330,54 @@ func TestClaimsAndPaymentsShareTheSignersNonces(t *testing.T) {
 		t.Errorf("%d transactions are in no block, %v", len(open), err)
 	}
 }
+
+// A refund that a crash leaves on its way is waited for: what it takes out of
+// the channel is not sold meanwhile, and the channel is good again afterwards.
+func TestACrashAroundARefundSellsNothingTwice(t *testing.T) {
+	for _, point := range []string{"hold.after", "refund.build", "refund.signed", "refund.broadcast.before", "refund.broadcast.after", "refund.mined.before", "refund.mined.after"} {
+		t.Run(point, func(t *testing.T) {
+			c := newCanal(t)
+			c.send(c.deposit(10*price, price)).is(200, "")
+			refund := c.payload(price)
+			refund.Kind = x402.ChannelRefund
+			c.die(point, c.with(refund))
+			// Long after any call's deadline the book still believes in the balance.
+			c.pass(time.Minute)
+			if a := c.send(c.voucher(2 * price)); a.Code == 200 && c.state(c.id()).Balance < 2*price {
+				t.Fatal("sold for what was given back")
+			}
+			for end := time.Now().Add(time.Minute); c.units(address(c.buyer)) != 1_000_000-price && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+				c.send(c.with(refund))
+			}
+			if got := c.units(address(c.buyer)); got != 1_000_000-price {
+				t.Errorf("the buyer has %d, want %d", got, 1_000_000-price)
+			}
+			q := c.deposit(5*price, 2*price)
+			for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+				a := c.send(q)
+				if a.Code == 200 {
+					break
+				}
+				if a.Code != 503 || time.Now().After(end) {
+					t.Fatalf("%d %s", a.Code, a.Body)
+				}
+			}
+			if ch := c.charged(2 * price); ch.Forfeited != 0 {
+				t.Errorf("%+v", ch)
+			}
+		})
+	}
+}
+
+// A channel that another process holds is busy, and its voucher is not wrong: a
+// client that was asked to sign again would sign the same.
+func TestAHeldChannelIsBusy(t *testing.T) {
+	c := newCanal(t)
+	c.send(c.deposit(10*price, price)).is(200, "")
+	epoch, err := c.db.HoldChannel(t.Context(), c.id().Hex(), price, price, "somebody", time.Minute)
+	c.ok(err)
+	c.send(c.voucher(2*price)).is(503, x402.ReasonChannelBusy).has("Retry-After", "1")
+	c.send(c.voucher(3*price)).is(402, x402.ReasonCumulativeMismatch)
+	c.ok(c.db.ReleaseChannel(t.Context(), c.id().Hex(), epoch))
+	c.send(c.voucher(2*price)).is(200, "")
+}

@@ -66,6 +66,11 @@ func (e *errRefused) Error() string { return e.words }
 // if there is none yet: then tx may be mined at any time. The error of one that
 // was never signed is errRefused, or says that nobody could be asked.
 func (f *Facilitator) call(ctx context.Context, p *x402.ChannelPayload, most uint64) (receipt *Receipt, tx string, err error) {
+	if fl, err := f.underWay(ctx, p); err != nil {
+		return nil, "", down("the book does not answer", err)
+	} else if fl != nil {
+		return f.through(ctx, fl)
+	}
 	s, c := f.calls()
 	if s == nil {
 		return nil, "", down("nobody settles channels here just now", nil)
@@ -92,10 +97,48 @@ func (f *Facilitator) call(ctx context.Context, p *x402.ChannelPayload, most uin
 			return nil, "", err
 		}
 		f.nextNonce(s)
-		return nil, "", down("the book does not answer", err)
+		f.log().WarnContext(ctx, "nobody knows whether a transaction is in the book", "batch", b.ID, "err", err)
+		return nil, b.Txs[0].Hash, nil
 	}
 	f.reached(string(p.Kind) + ".signed")
-	fl := s.launch(b, nil, 1, p.Kind)
+	return f.through(ctx, s.launch(b, nil, 1, p.Kind))
+}
+
+// underWay is the flight of a transaction that does the same as p, and was
+// signed before: perhaps by a process that did not see it into a block. A second
+// one would be reverted, and that would be said of the first. Whatever is sent
+// to a receiver is asked for anew, because more may have been claimed.
+func (f *Facilitator) underWay(ctx context.Context, p *x402.ChannelPayload) (*flight, error) {
+	if p.Kind == x402.ChannelSettle {
+		return nil, nil
+	}
+	for _, s := range f.settlers() { // whoever leads them now
+		c, ok := s.from.(Channels)
+		if !ok {
+			continue
+		}
+		open, err := f.Book.OpenBatches(ctx, f.Network, s.address)
+		if err != nil {
+			return nil, err
+		}
+		if len(open) == 0 {
+			continue
+		}
+		_, calldata, err := c.SignChannel(ctx, open[0].Nonce, limitOf(p), p) // nobody sees it
+		if err != nil {
+			return nil, err
+		}
+		for i := range open {
+			if open[i].CalldataSHA256 == calldata {
+				return f.board(ctx, &open[i])
+			}
+		}
+	}
+	return nil, nil
+}
+
+// through waits for a flight until ctx ends, and gives its seat back.
+func (f *Facilitator) through(ctx context.Context, fl *flight) (receipt *Receipt, tx string, err error) {
 	defer fl.leave()
 	select {
 	case <-fl.done:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"encoding/json"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -254,4 +255,34 @@ func TestAClaimOutlivesItsProcess(t *testing.T) {
 	if len(open) != 0 || err != nil {
 		t.Errorf("%d batches are open, %v", len(open), err)
 	}
+}
+
+// What an earlier process signed and nobody has seen in a block is carried
+// through, and not made again: the second transaction would be reverted, and
+// the payer told that his deposit, or refund, was not made.
+func TestWhatIsOnItsWayIsNotSignedAgain(t *testing.T) {
+	c := newCanal(t)
+	authorizer := c.fac.Authorizer
+	again := func(p *x402.ChannelPayload, batches int64) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancelled := make(chan struct{})
+		c.at("t3.after", func() { close(cancelled); runtime.Goexit() })
+		go c.fac.SettleChannel(context.WithoutCancel(ctx), c.payload(p), c.terms)
+		<-cancelled
+		cancel()
+		c.fac = c.facilitator()
+		c.fac.Authorizer = authorizer
+		c.must(p)
+		next, err := c.db.NextNonce(t.Context(), c.asset.Network, x402.Lower(c.node.Signer()))
+		if err != nil || next != batches {
+			t.Errorf("%s: the next nonce is %d, %v; want %d", p.Kind, next, err, batches)
+		}
+	}
+	again(c.deposit(10_000, 1000), 1)
+	again(c.claim(3000, 2500), 2)
+	refund := c.voucher(3000)
+	refund.Kind, refund.Amount, refund.Completed = x402.ChannelRefund, 7000, true
+	refund.Claims = c.claim(3000, 3000).Claims
+	again(refund, 3)
 }

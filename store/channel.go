@@ -66,7 +66,8 @@ const (
 //
 // Where the balance has fallen below what was charged, the payer has withdrawn
 // it, or a reorganisation undid a deposit: the rest is forfeited, for as long as
-// the balance is that low. A claim that is undone is due again.
+// the balance is that low. A claim that is undone is due again. A refund that
+// was made, which has raised RefundNonce, ends the hold that was for it.
 func (db *DB) SyncChannel(ctx context.Context, c ledger.Channel) (ledger.Channel, error) {
 	if c.Claimed < 0 || c.Claimed > c.Balance || c.Withdrawal < 0 {
 		return c, fmt.Errorf("store: channel %s has claimed %d of %d", c.ID, c.Claimed, c.Balance)
@@ -82,6 +83,7 @@ func (db *DB) SyncChannel(ctx context.Context, c ledger.Channel) (ledger.Channel
 				signed_max = CASE WHEN (`+allowed+`) < excluded.balance THEN (`+allowed+`) ELSE excluded.balance END,
 				unclaimed_at = CASE WHEN (`+covered+`) > excluded.total_claimed THEN COALESCE(channels.unclaimed_at, excluded.updated_at) END,
 				balance = excluded.balance, total_claimed = excluded.total_claimed, withdrawal = excluded.withdrawal, withdraw_at = excluded.withdraw_at,
+				reserved = CASE WHEN channels.refund_nonce < excluded.refund_nonce THEN 0 ELSE channels.reserved END,
 				refund_nonce = excluded.refund_nonce, onchain_synced_at = excluded.onchain_synced_at, updated_at = excluded.updated_at
 			WHERE channels.onchain_synced_at <= excluded.onchain_synced_at`,
 			c.ID, c.Network, c.Asset, c.Payer, c.PayTo, string(c.Config), c.Balance, c.Claimed, c.Withdrawal, c.WithdrawAt, c.RefundNonce,
