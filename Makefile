@@ -6,7 +6,7 @@ GO ?= go
 
 export CGO_ENABLED ?= $(shell command -v gcc >/dev/null 2>&1 && echo 1 || echo 0)
 
-.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors vectors-x402 bench-overhead bench-edge chaos chaos-short chaos-sim live-check bench-records bench-paid bench-vouchers records-oracle clean
+.PHONY: help demo build test lint race setup setup-go setup-npm setup-postgres fuzz contracts vectors vectors-x402 bench-overhead bench-edge chaos chaos-short chaos-vouchers chaos-vouchers-short chaos-sim live-check bench-records bench-paid bench-vouchers records-oracle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,13 @@ chaos: setup ## kill clawr at every boundary of the money path (SHARD=i/n SEED=â
 
 chaos-short: setup ## the same, a few hundred times
 	@$(GO) run ./e2e/chaos --short --seed $(SEED)
+
+chaos-vouchers: setup ## kill clawr at every boundary of paying by voucher (SHARD=i/n SEED=â€¦; goes on where bin/chaos-vouchers-* ends)
+	@mkdir -p bin
+	@$(GO) run ./e2e/chaos --vouchers --each 50 --random 1000 --seed $(SEED) --shard $(SHARD) --progress bin/chaos-vouchers-$(SEED)-$(subst /,of,$(SHARD)).jsonl
+
+chaos-vouchers-short: setup ## the same, some sixty times
+	@$(GO) run ./e2e/chaos --vouchers --short --seed $(SEED)
 
 RUNS ?= 10000
 chaos-sim: setup-go ## RUNS lives of a payment among false facilitators and nodes, in virtual time

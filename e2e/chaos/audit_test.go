@@ -116,7 +116,7 @@ func TestTheAuditSeesEachBrokenInvariant(t *testing.T) {
 
 // A shard is a part of the whole, and all of them are all of it.
 func TestShardsMakeUpThePlan(t *testing.T) {
-	list := plan(7, 2, 10)
+	list := exactSuite.plan(7, 2, 10)
 	if want := 2*len(boundaries)*len(policies)*len(engines) + 10; len(list) != want {
 		t.Fatalf("%d kills, want %d", len(list), want)
 	}
@@ -126,7 +126,7 @@ func TestShardsMakeUpThePlan(t *testing.T) {
 		if err := s.Set(fmt.Sprintf("%d/3", i+1)); err != nil {
 			t.Fatal(err)
 		}
-		for _, k := range plan(7, 2, 10) {
+		for _, k := range exactSuite.plan(7, 2, 10) {
 			if s.has(k) {
 				if k != list[k.Index] {
 					t.Errorf("kill %d is not always the same", k.Index)
@@ -143,7 +143,7 @@ func TestShardsMakeUpThePlan(t *testing.T) {
 	// Also where what takes turns does so in step with the shards.
 	for i := range 4 {
 		has := map[string]bool{}
-		for _, k := range plan(7, 2, 100) {
+		for _, k := range exactSuite.plan(7, 2, 100) {
 			if s := (shard{i + 1, 4}); s.has(k) {
 				has[k.Engine], has[k.Policy] = true, true
 			}
@@ -163,7 +163,7 @@ func TestShardsMakeUpThePlan(t *testing.T) {
 // half of one.
 func TestProgressIsRemembered(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "progress")
-	s, err := openSummary(path)
+	s, err := openSummary(exactSuite, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestProgressIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.close()
-	if s, err = openSummary(path); err != nil {
+	if s, err = openSummary(exactSuite, path); err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()

@@ -24,7 +24,9 @@ type result struct {
 	Double     int
 	Fresh402   int
 	Unserved   int
-	Reconciled float64 // seconds after the last restart until nothing was open
+	// Overclaimed are channels of which more was claimed than charged or signed.
+	Overclaimed int     `json:",omitempty"`
+	Reconciled  float64 // seconds after the last restart until nothing was open
 }
 
 // How long after a restart everything has to be in order, and how long it is

@@ -35,6 +35,7 @@ type options struct {
 	only     string
 	index    int
 	verbose  bool
+	suite    suite
 	soak     time.Duration
 	rate     int
 	engine   string
@@ -42,7 +43,7 @@ type options struct {
 }
 
 func main() {
-	o := options{shard: shard{1, 1}}
+	o := options{shard: shard{1, 1}, suite: exactSuite}
 	flag.Uint64Var(&o.seed, "seed", 1, "what the run is made of")
 	flag.IntVar(&o.each, "each", 50, "kills for each boundary, policy and engine")
 	flag.IntVar(&o.random, "random", 5000, "kills at random moments")
@@ -57,9 +58,16 @@ func main() {
 	flag.DurationVar(&o.every, "every", time.Minute, "time between two kills of a soak")
 	flag.StringVar(&o.engine, "engine", "sqlite", "database of a soak: sqlite or postgres")
 	flag.BoolVar(&o.verbose, "v", false, "say what is done")
+	channels := flag.Bool("vouchers", false, "kill where calls are paid by voucher, instead of each by a transaction")
 	flag.Parse()
-	if *short {
-		o.each, o.random = max(2, 180/(len(boundaries)*len(policies)*len(engines))), 40
+	if *channels {
+		o.suite = voucherSuite
+	}
+	if s := o.suite; *short {
+		o.each, o.random = max(2, 180/(len(s.boundaries)*len(s.policies)*len(engines))), 40
+		if s.channels {
+			o.each, o.random = 2, 8
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -88,13 +96,13 @@ func chaos(ctx context.Context, o options) error {
 	if o.soak > 0 {
 		return soak(ctx, bin, o.engine, admin, o.rate, o.soak, o.every, os.Stdout)
 	}
-	sum, err := openSummary(o.progress)
+	sum, err := openSummary(o.suite, o.progress)
 	if err != nil {
 		return err
 	}
 	defer sum.close()
 	queues := map[string]chan kill{}
-	list := plan(o.seed, o.each, o.random)
+	list := o.suite.plan(o.seed, o.each, o.random)
 	for _, engine := range engines {
 		queues[engine] = make(chan kill, len(list))
 	}
@@ -142,9 +150,32 @@ func chaos(ctx context.Context, o options) error {
 // starts afresh: the audit reads all of it every time.
 const worldLife = 40
 
+// subject is what is killed again and again.
+type subject interface {
+	run(context.Context, kill) (result, error)
+	age() int    // how often it was killed
+	log() string // what its server said last
+	close() error
+}
+
+func (w *world) age() int    { return w.kills }
+func (w *world) log() string { return w.srv.log() }
+
+// subject is a new one for a worker.
+func (o options) subject(ctx context.Context, bin, engine, admin string, number int) (subject, error) {
+	opt := worldOptions{caps: smallCaps}
+	if number%2 == 1 {
+		opt.chain.BlockTime = time.Second
+	}
+	if o.suite.channels {
+		return newCanal(ctx, bin, engine, admin, opt)
+	}
+	return newWorld(ctx, bin, engine, admin, opt)
+}
+
 // worker makes the kills of a queue, one after the other, in worlds of its own.
 func worker(ctx context.Context, o options, bin, engine, admin string, number int, queue <-chan kill, sum *summary) (err error) {
-	var w *world
+	var w subject
 	defer func() {
 		if w != nil {
 			err = errors.Join(err, w.close())
@@ -154,20 +185,18 @@ func worker(ctx context.Context, o options, bin, engine, admin string, number in
 		if ctx.Err() != nil {
 			return nil
 		}
-		if w != nil && w.kills >= worldLife {
+		if w != nil && w.age() >= worldLife {
 			err := w.close()
 			if w = nil; err != nil {
 				return err
 			}
 		}
 		if w == nil {
-			opt := worldOptions{caps: smallCaps}
-			if number%2 == 1 {
-				opt.chain.BlockTime = time.Second
-			}
-			if w, err = newWorld(ctx, bin, engine, admin, opt); err != nil {
+			next, err := o.subject(ctx, bin, engine, admin, number)
+			if err != nil {
 				return err
 			}
+			w = next
 		}
 		began := time.Now()
 		res, err := w.run(ctx, k)
@@ -184,7 +213,7 @@ func worker(ctx context.Context, o options, bin, engine, admin string, number in
 			fmt.Fprintf(os.Stderr, "%v\n\t%s\n", k, v)
 		}
 		if len(res.Violations) > 0 {
-			fmt.Fprintf(os.Stderr, "the server said:\n%s\n", w.srv.log())
+			fmt.Fprintf(os.Stderr, "the server said:\n%s\n", w.log())
 			if err := w.close(); err != nil { // what is broken is not to be counted again
 				return err
 			}

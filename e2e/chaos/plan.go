@@ -78,7 +78,7 @@ func (k kill) String() string {
 
 // plan is every kill of a run: each at every boundary, under every policy, on
 // both engines, and others at random moments.
-func plan(seed uint64, each, others int) []kill {
+func (s suite) plan(seed uint64, each, others int) []kill {
 	var list []kill
 	add := func(engine, policy, name, point string) {
 		k := kill{Index: len(list), Engine: engine, Policy: policy, Boundary: name, Point: point}
@@ -88,13 +88,16 @@ func plan(seed uint64, each, others int) []kill {
 		r := rand.New(rand.NewPCG(k.Seed, 0))
 		k.Nth = 1 + r.IntN(8)
 		switch name { // what is not passed by with every call
-		case feeBump, final, "preflight", "batch build", "sign (T3)", "broadcast", "mined":
+		case feeBump, final, "preflight", "batch build", "sign (T3)", "broadcast", "mined", "deposit build, sign", "deposit broadcast", "deposit mined":
 			k.Nth = 1 + r.IntN(2)
+		}
+		if name == "reserve" || name == "refund" { // not even by that
+			k.Nth = 1
 		}
 		k.Concurrent = []int{1, 4, 8, 16}[r.IntN(4)]
 		k.Calls = 24
 		if r.IntN(4) == 0 {
-			b := boundaries[r.IntN(len(boundaries))]
+			b := s.boundaries[r.IntN(len(s.boundaries))]
 			k.Again, k.AgainNth = b.points[r.IntN(len(b.points))], 1+r.IntN(3)
 		}
 		list = append(list, k)
@@ -102,8 +105,8 @@ func plan(seed uint64, each, others int) []kill {
 	// One of each kind before the second of any, so that a run that is cut
 	// short has seen everything.
 	for i := range each {
-		for _, b := range boundaries {
-			for _, policy := range policies {
+		for _, b := range s.boundaries {
+			for _, policy := range s.policies {
 				for _, engine := range engines {
 					add(engine, policy, b.name, b.points[i%len(b.points)])
 				}
@@ -111,7 +114,7 @@ func plan(seed uint64, each, others int) []kill {
 		}
 	}
 	for i := range others {
-		add(engines[i%len(engines)], policies[i/len(engines)%len(policies)], random, "")
+		add(engines[i%len(engines)], s.policies[i/len(engines)%len(s.policies)], random, "")
 	}
 	return list
 }

@@ -13,6 +13,7 @@ import (
 // summary is what a run has shown so far. It is written down after every
 // kill, so that a run that is cut short can go on.
 type summary struct {
+	suite
 	mu         sync.Mutex
 	file       *os.File // may be nil
 	results    map[int]result
@@ -20,8 +21,8 @@ type summary struct {
 }
 
 // openSummary reads what an earlier run wrote down.
-func openSummary(path string) (*summary, error) {
-	s := &summary{results: map[int]result{}}
+func openSummary(of suite, path string) (*summary, error) {
+	s := &summary{suite: of, results: map[int]result{}}
 	if path == "" {
 		return s, nil
 	}
@@ -87,7 +88,7 @@ func (s *summary) unreached() (names []string) {
 		tried[r.Boundary] = true
 		reached[r.Boundary] = reached[r.Boundary] || !r.Missed
 	}
-	for _, b := range boundaries {
+	for _, b := range s.boundaries {
 		if tried[b.name] && !reached[b.name] {
 			names = append(names, b.name)
 		}
@@ -97,12 +98,13 @@ func (s *summary) unreached() (names []string) {
 
 // total is the last line of a run.
 type total struct {
-	Kills      int     `json:"kills"`
-	Violations int     `json:"violations"`
-	Double     int     `json:"double_charges"`
-	Fresh402   int     `json:"fresh_402"`
-	Unserved   int     `json:"unserved"`
-	Reconcile  float64 `json:"max_reconcile_s"`
+	Kills       int     `json:"kills"`
+	Violations  int     `json:"violations"`
+	Double      int     `json:"double_charges"`
+	Fresh402    int     `json:"fresh_402"`
+	Unserved    int     `json:"unserved"`
+	Reconcile   float64 `json:"max_reconcile_s"`
+	Overclaimed *int    `json:"overclaimed,omitempty"` // of channels
 }
 
 func (t *total) count(r result) {
@@ -112,6 +114,9 @@ func (t *total) count(r result) {
 	t.Fresh402 += r.Fresh402
 	t.Unserved += r.Unserved
 	t.Reconcile = max(t.Reconcile, r.Reconciled)
+	if t.Overclaimed != nil {
+		*t.Overclaimed += r.Overclaimed
+	}
 }
 
 // print writes one table, a line for each boundary, and the total as JSON.
@@ -119,6 +124,9 @@ func (s *summary) print(out io.Writer, head string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all total
+	if s.channels {
+		all.Overclaimed = new(int)
+	}
 	lines, missed, cells := map[string]*total{}, map[string]int{}, map[string]map[string]int{}
 	for _, r := range s.results {
 		if lines[r.Boundary] == nil {
@@ -135,13 +143,13 @@ func (s *summary) print(out io.Writer, head string) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "boundary\tkills")
 	for _, engine := range engines {
-		for _, policy := range policies {
-			fmt.Fprintf(t, "\t%s %s", engine, short[policy])
+		for _, policy := range s.policies {
+			fmt.Fprintf(t, "\t%s %s", engine, s.short[policy])
 		}
 	}
 	fmt.Fprint(t, "\tnot reached\tviolations\tcharged twice\tfresh 402\tunserved\treconciled after\n")
 	names := []string{}
-	for _, b := range boundaries {
+	for _, b := range s.boundaries {
 		names = append(names, b.name)
 	}
 	for _, name := range append(names, random) {
@@ -151,7 +159,7 @@ func (s *summary) print(out io.Writer, head string) {
 		}
 		fmt.Fprintf(t, "%s\t%d", name, l.Kills)
 		for _, engine := range engines {
-			for _, policy := range policies {
+			for _, policy := range s.policies {
 				fmt.Fprintf(t, "\t%d", cells[name][engine+"/"+policy])
 			}
 		}
@@ -162,6 +170,3 @@ func (s *summary) print(out io.Writer, head string) {
 	b, _ := json.Marshal(all)
 	fmt.Fprintf(out, "%s\n", b)
 }
-
-// short is how a table names a policy.
-var short = map[string]string{"settle_before_response": "before", "settle_first": "first", "async": "async"}

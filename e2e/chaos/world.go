@@ -47,8 +47,9 @@ type world struct {
 	base   string    // URL of the database; empty: SQLite
 	drop   func() error
 	caps   []string
-	db     *sql.DB      // open while the server is up
-	ahead  atomic.Int64 // seconds by which the chain's clock is ahead
+	db     *sql.DB       // open while the server is up
+	ahead  atomic.Int64  // seconds by which the chain's clock is ahead
+	clock  time.Duration // by which the server's is, from its next start on
 	// selling is held while purchases are made: bought, and what was signed.
 	selling sync.Mutex
 	bought  []*purchase
@@ -68,6 +69,8 @@ type worldOptions struct {
 	chain anvil.Options
 	caps  []string // the server's flags for async
 	final int      // a block is final when twice as many follow it
+	// deploy puts APIs on sale; nil: one for every policy.
+	deploy func(context.Context, *world) error
 }
 
 // smallCaps let a payer have some calls on credit, and then no more.
@@ -122,6 +125,9 @@ func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) 
 	}
 	if err := w.up(""); err != nil {
 		return nil, err
+	}
+	if opt.deploy != nil {
+		return w, opt.deploy(ctx, w)
 	}
 	for _, policy := range policies {
 		if err := w.deploy(ctx, policy); err != nil {
@@ -185,7 +191,7 @@ func (w *world) up(point string) error {
 	if w.base != "" {
 		args = append(args, "--database-url", w.base)
 	}
-	srv, err := start(w.command([]string{"CLAWR_FACILITATOR_KEY=" + w.signer.Reveal(), "CLAWR_FAILPOINT_FILE=" + w.armed()}, args...))
+	srv, err := start(w.command([]string{"CLAWR_FACILITATOR_KEY=" + w.signer.Reveal(), "CLAWR_FAILPOINT_FILE=" + w.armed(), "CLAWR_CLOCK_AHEAD=" + w.clock.String()}, args...))
 	w.srv = srv
 	if err != nil {
 		return err
@@ -230,10 +236,15 @@ func (w *world) deploy(ctx context.Context, policy string) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"deploy", filepath.Join(dir, "cmd/clawr/sample/airports.csv"), "--tenant", slug(policy), "--data", w.data, "--price", "0.001", "--x402",
+	args := []string{"deploy", filepath.Join(dir, "cmd/clawr/sample/airports.csv"), "--tenant", slug(policy), "--data", w.data, "--x402",
 		"--plan", "enterprise", "--quota-day", "1000000", "--spend-day", "100000"}
-	if policy != "settle_before_response" {
-		args = append(args, "--settle", policy)
+	switch policy {
+	case vouchers:
+		args = append(args, "--price", "0.25", "--schemes", "exact,batch-settlement")
+	case "settle_before_response":
+		args = append(args, "--price", "0.001")
+	default:
+		args = append(args, "--price", "0.001", "--settle", policy)
 	}
 	if out, err := w.command(nil, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("deploy: %w: %s", err, out)
