@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -83,6 +84,9 @@ func paidAsync(ctx context.Context, args []string, out *bursts) (err error) {
 		return err
 	}
 	took := time.Since(start)
+	if err := booked(ctx, p.data, *drain); err != nil {
+		return err
+	}
 	fmt.Fprintf(os.Stderr, "\ndrained in %.0f s, %.0f settlements/s\n", took.Seconds(), float64(r.Good)/took.Seconds())
 	dir := p.data
 	w.running = w.running[:len(w.running)-1]
@@ -143,6 +147,26 @@ func (w *world) drained(ctx context.Context, seller common.Address, want int64, 
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// booked waits until the book in dir has what the chain has: the last batch is
+// in a block before it is in the book.
+func booked(ctx context.Context, dir string, within time.Duration) error {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "clawr.db")+"?mode=ro")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	for end := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
+		var open int
+		err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM payments WHERE money IN('held','signed')`).Scan(&open)
+		if err != nil || open == 0 {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d payments are not booked after %v", open, within)
 		}
 	}
 }

@@ -104,7 +104,7 @@ func (w *world) nodes(ctx context.Context, database string, count, inFlight int)
 		}
 		p, err := w.run(ctx, command(w.root, w.data, []string{"CLAWR_FACILITATOR_KEY=" + key}, "serve", "--listen", "127.0.0.1:0", "--data", dir, "--network", w.network(),
 			"--asset", w.asset.Hex(), "--rpc-url", w.node.URL, "--pay-to", seller.Hex(), "--database-url", database, "--blob-url", "file://"+blobs,
-			"--max-in-flight", fmt.Sprint(inFlight)))
+			"--max-in-flight", fmt.Sprint((4*inFlight+2)/3))) // of which one tenant may have three quarters
 		if err != nil {
 			return nil, seller, err
 		}

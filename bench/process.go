@@ -61,6 +61,7 @@ func start(ctx context.Context, cmd *exec.Cmd) (*process, error) {
 			}
 		})
 		p.said <- said.String()
+		close(p.said) // to stop it twice is to stop it once
 		cmd.Wait()
 		close(p.ended)
 	}()
