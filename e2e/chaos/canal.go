@@ -110,6 +110,7 @@ func (w *canal) run(ctx context.Context, k kill) (result, error) {
 		return res, err
 	}
 	began := time.Now()
+	w.goOn(ctx, first, r)
 	if err := w.resend(ctx, first, &again, &res); err != nil {
 		return res, err
 	}
@@ -394,36 +395,64 @@ func (w *canal) claims(ctx context.Context, k kill, r *rand.Rand, res *result) e
 	return nil
 }
 
+// goOn has payers buy once more from the lanes of this kill before anything is
+// sent again: what the dead process had begun to give back must not be sold.
+// What is not answered at once is among what is sent again.
+func (w *canal) goOn(ctx context.Context, first int, r *rand.Rand) {
+	seen := map[*lane]bool{}
+	for _, old := range w.calls[first:] {
+		if seen[old.lane] || old.lane.dry() {
+			continue
+		}
+		seen[old.lane] = true
+		c := &call{lane: old.lane, url: w.url(vouchers, 1+r.IntN(40))}
+		if terms, err := w.offer(ctx, c.url); err == nil && w.sign(c, terms) == nil {
+			w.calls = append(w.calls, c)
+			_, _ = w.send(ctx, c)
+		}
+	}
+}
+
+// buy makes one call, and waits for its answer. Without a lane it takes any.
+func (w *canal) buy(ctx context.Context, l *lane, r *rand.Rand) (*call, error) {
+	c := &call{lane: l, url: w.url(vouchers, 1+r.IntN(40))}
+	terms, err := w.offer(ctx, c.url)
+	if err != nil {
+		return c, err
+	}
+	if c.lane == nil {
+		if c.lane, err = w.lane(r, terms); err != nil {
+			return c, err
+		}
+	}
+	if err := w.sign(c, terms); err != nil {
+		return c, err
+	}
+	w.calls = append(w.calls, c)
+	for end := time.Now().Add(giveUp); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+		if done, err := w.send(ctx, c); done || err != nil {
+			return c, err
+		}
+	}
+	c.fault("I13", "no answer to a payload within %v: %d", giveUp, c.last().status)
+	return c, ctx.Err()
+}
+
 // prime sees to it that something is due, and that there is a withdrawal to be
 // noticed, where that is what the kill waits for.
 func (w *canal) prime(ctx context.Context, k kill, r *rand.Rand) error {
-	for end := time.Now().Add(giveUp); time.Now().Before(end) && ctx.Err() == nil; {
-		c := &call{url: w.url(vouchers, 1+r.IntN(40))}
-		terms, err := w.offer(ctx, c.url)
-		if err != nil {
+	for range 20 {
+		c, err := w.buy(ctx, nil, r)
+		switch {
+		case err != nil:
 			return err
-		}
-		if c.lane, err = w.lane(r, terms); err != nil {
-			return err
-		}
-		if err := w.sign(c, terms); err != nil {
-			return err
-		}
-		w.calls = append(w.calls, c)
-		for done := false; !done && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-			if done, err = w.send(ctx, c); err != nil {
-				return err
-			}
-		}
-		if !c.served {
-			continue
-		}
-		if k.Boundary == noticed {
+		case c.served && k.Boundary == noticed:
 			return w.withdraw(ctx, c.lane, r)
+		case c.served:
+			return nil
 		}
-		return nil
 	}
-	return ctx.Err()
+	return nil
 }
 
 // servedFrom is what was delivered for l's vouchers, ever.
