@@ -111,12 +111,10 @@ func (s *soaking) run(ctx context.Context, rate int, length, every time.Duration
 	}
 	s.res.Seconds = int(time.Since(began).Seconds())
 	buyers.Wait()
-	if err := s.drain(ctx); err != nil {
-		return err
-	}
+	err := s.drain(ctx)
 	cancel()
-	others.Wait()
-	return failed
+	others.Wait() // failed is why drain was cut short, if it is anything
+	return errors.Join(failed, err)
 }
 
 // buy gets one answer, however often the server dies.
