@@ -198,9 +198,6 @@ func (s *till) collect(p *x402.ChannelPayload) bool {
 // RoundTrip serves in memory, for tests in which time is not real.
 func (s *till) RoundTrip(r *http.Request) (*http.Response, error) { return inMemory(s, r) }
 
-// claimable is the most that the seller can claim, whatever it does.
-func (s *till) claimable() int64 { s.mu.Lock(); defer s.mu.Unlock(); return s.highest }
-
 // channelBuyer is a client that opens channels.
 func channelBuyer(t testing.TB, s *till, w *Wallet) *Client {
 	t.Helper()

@@ -158,11 +158,10 @@ func TestVouchersAreSignedByAKey(t *testing.T) {
 		t.Errorf("a deposit was made into a channel that is not served: %+v", s)
 	}
 	// Somebody else makes the deposit, and it is public from then on.
-	p := c.payload(price)
 	q := c.deposit(10*price, price)
 	sent, err := x402.ParsePayment(q.pay)
 	c.ok(err)
-	p, err = x402.ParseChannel(sent.Payload, c.domain)
+	p, err := x402.ParseChannel(sent.Payload, c.domain)
 	c.ok(err)
 	to := common.HexToAddress(chain.ChannelsAddress)
 	c.transact(c.buyer, chain.Call{To: &to, Gas: 400_000, Data: chain.ChannelDeposit{Config: chain.ChannelConfig(c.config), Amount: p.Deposit.Amount,

@@ -186,11 +186,11 @@ func (w *world) each(ctx context.Context, query string, row func(scanner) error)
 // which batches are in no block; empty: nothing.
 func (w *world) open(ctx context.Context, states ...string) (string, error) {
 	var list []string
-	err := w.each(ctx, `SELECT id, policy, work, money, epoch FROM payments WHERE money IN('`+strings.Join(states, `','`)+`') ORDER BY id`, func(scan scanner) error {
-		var id, policy, work, money string
-		var epoch int64
-		err := scan(&id, &policy, &work, &money, &epoch)
-		list = append(list, fmt.Sprintf("%s (%s) is %s, %s at epoch %d", id, policy, work, money, epoch))
+	err := w.each(ctx, `SELECT id, policy, work, money, epoch, COALESCE(valid_before, 0), COALESCE(tx_hash, '') FROM payments WHERE money IN('`+strings.Join(states, `','`)+`') ORDER BY id`, func(scan scanner) error {
+		var id, policy, work, money, tx string
+		var epoch, before int64
+		err := scan(&id, &policy, &work, &money, &epoch, &before, &tx)
+		list = append(list, fmt.Sprintf("%s (%s, valid before %d) is %s, %s at epoch %d, in %.10s", id, policy, before, work, money, epoch, tx))
 		return err
 	})
 	if err != nil {

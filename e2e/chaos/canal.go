@@ -29,7 +29,6 @@ type canal struct {
 	mu    sync.Mutex
 	lanes []*lane
 	calls []*call
-	since time.Time // of the last start that something must be in order after
 }
 
 func newCanal(ctx context.Context, bin, engine, admin string, opt worldOptions) (*canal, error) {

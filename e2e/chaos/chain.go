@@ -289,9 +289,13 @@ func (w *world) suffer(ctx context.Context, k kill, f fault) (result, error) {
 	// be charged: that his authorization is over, in a finalized block.
 	passing, stop := context.WithCancel(ctx)
 	defer stop()
+	pace := int64(40)
+	if k.Policy == "async" { // signed for an hour, not for a minute
+		pace = 600
+	}
 	wg.Go(func() {
 		for wait(passing, 5*time.Second) {
-			if err := w.leap(passing, 40, 3*chainDepth); err != nil && passing.Err() == nil {
+			if err := w.leap(passing, pace, 3*chainDepth); err != nil && passing.Err() == nil {
 				failed = err
 				return
 			}
@@ -315,7 +319,7 @@ func (w *world) suffer(ctx context.Context, k kill, f fault) (result, error) {
 	}
 	res.Reconciled = time.Since(w.since).Seconds()
 	if open != "" {
-		res.Violations = append(res.Violations, "not reconciled: "+open)
+		res.Violations = append(res.Violations, "not reconciled: "+open+"; "+w.sky(ctx))
 	}
 	return res, w.audit(ctx, &res)
 }
