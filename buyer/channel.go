@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -183,18 +184,10 @@ func (ch *Channel) drop(call string) {
 func (ch *Channel) clone() *Channel {
 	c := *ch
 	c.Open = slices.Clone(ch.Open)
-	c.Deposited, c.Drawn = copyDays(ch.Deposited), copyDays(ch.Drawn)
+	c.Deposited, c.Drawn = maps.Clone(ch.Deposited), maps.Clone(ch.Drawn)
 	if ch.Deposit != nil {
 		d := *ch.Deposit
 		c.Deposit = &d
 	}
 	return &c
-}
-
-func copyDays(in map[string]clawr.Amount) map[string]clawr.Amount {
-	out := make(map[string]clawr.Amount, len(in))
-	for k, v := range in {
-		out[k] = v
-	}
-	return out
 }

@@ -25,18 +25,11 @@ type Refund struct {
 // often as one likes. url is any call that the channel pays for; empty is the
 // last one.
 func (c *Client) Refund(ctx context.Context, id string, amount int64, at string) (*Refund, error) {
-	if err := c.Wallet.needKey(); err != nil {
-		return nil, err
-	}
-	unlock, err := c.Wallet.lockChannel(ctx, id)
+	ch, unlock, err := c.holdChannel(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	ch, err := c.channel(ctx, id)
-	if err != nil {
-		return nil, err
-	}
 	r := Request{Method: ch.Method, URL: ch.URL, Again: "clawr channels refund " + ch.ID}
 	if at != "" {
 		r.Method, r.URL = http.MethodGet, at
@@ -58,6 +51,22 @@ func (c *Client) Refund(ctx context.Context, id string, amount int64, at string)
 		return nil, err
 	}
 	return c.askBack(ctx, cl, ch, req, from, amount)
+}
+
+// holdChannel is the wallet's channel id, which nobody else draws on until
+// unlock.
+func (c *Client) holdChannel(ctx context.Context, id string) (ch *Channel, unlock func(), err error) {
+	if err := c.Wallet.needKey(); err != nil {
+		return nil, nil, err
+	}
+	if unlock, err = c.Wallet.lockChannel(ctx, id); err != nil {
+		return nil, nil, err
+	}
+	if ch, err = c.channel(ctx, id); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return ch, unlock, nil
 }
 
 // channel is the wallet's channel id, as the chain says if there is a node.
@@ -186,21 +195,17 @@ const (
 // long the one that was begun still takes, or ends it. What open vouchers may
 // still be charged for stays in the channel: a call that is on its way is paid.
 func (c *Client) Withdraw(ctx context.Context, id string) (*Withdrawal, error) {
-	if err := c.Wallet.needKey(); err != nil {
+	if err := c.Wallet.needKey(); err != nil { // before a node is asked for
 		return nil, err
 	}
 	if c.Vault == nil || c.Chain == nil {
 		return nil, &clawr.Error{Code: clawr.CodeUsage, Param: "rpc-url", Message: "a withdrawal is a transaction of the wallet's own", Fix: "--rpc-url URL of a node"}
 	}
-	unlock, err := c.Wallet.lockChannel(ctx, id)
+	ch, unlock, err := c.holdChannel(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	ch, err := c.channel(ctx, id)
-	if err != nil {
-		return nil, err
-	}
 	w := &Withdrawal{Channel: ch, Amount: ch.Withdrawal}
 	switch due := ch.WithdrawAt.Add(ch.Delay()); {
 	case ch.Withdrawal == 0:

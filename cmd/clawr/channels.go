@@ -82,6 +82,20 @@ func (e *env) channelsClient(ctx context.Context, rpcURL string) (*buyer.Client,
 	return e.payWith(w, node), node.Close, nil
 }
 
+// channelClient is that, and the channel whose id begins with prefix.
+func (e *env) channelClient(ctx context.Context, rpcURL, prefix string) (*buyer.Client, *buyer.Channel, func(), error) {
+	c, done, err := e.channelsClient(ctx, rpcURL)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ch, err := c.Wallet.FindChannel(prefix)
+	if err != nil {
+		done()
+		return nil, nil, nil, err
+	}
+	return c, ch, done, nil
+}
+
 func rpcFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "rpc-url", "", "`URL` of a node: what a channel holds is read from the chain")
 }
@@ -128,15 +142,11 @@ func (e *env) channelsShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show CHANNEL", Short: "Show a channel, its calls without an outcome, and its last answers", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, done, err := e.channelsClient(cmd.Context(), rpcURL)
+			c, ch, done, err := e.channelClient(cmd.Context(), rpcURL, args[0])
 			if err != nil {
 				return err
 			}
 			defer done()
-			ch, err := c.Wallet.FindChannel(args[0])
-			if err != nil {
-				return err
-			}
 			if ch, err = c.Look(cmd.Context(), ch.ID); err != nil {
 				return err
 			}
@@ -200,15 +210,11 @@ signs nothing that was not signed before. With --rpc-url it is done when the
 chain shows it; without, as the seller says. If the seller refuses or is gone,
 clawr channels withdraw does without it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, done, err := e.channelsClient(cmd.Context(), rpcURL)
+			c, ch, done, err := e.channelClient(cmd.Context(), rpcURL, args[0])
 			if err != nil {
 				return err
 			}
 			defer done()
-			ch, err := c.Wallet.FindChannel(args[0])
-			if err != nil {
-				return err
-			}
 			var units int64
 			if amount != "" {
 				usd, err := clawr.ParseAmount(amount)
@@ -249,15 +255,11 @@ the wallet's own, which needs a little ether for them. The first begins it, and
 the same command ends it when the channel's delay is over; meanwhile the seller
 can still claim what was charged. What calls on their way may be charged stays.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, done, err := e.channelsClient(cmd.Context(), rpcURL)
+			c, ch, done, err := e.channelClient(cmd.Context(), rpcURL, args[0])
 			if err != nil {
 				return err
 			}
 			defer done()
-			ch, err := c.Wallet.FindChannel(args[0])
-			if err != nil {
-				return err
-			}
 			wd, err := c.Withdraw(cmd.Context(), ch.ID)
 			if err != nil {
 				return err
