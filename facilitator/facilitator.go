@@ -129,7 +129,6 @@ type Facilitator struct {
 	all      []*settler
 	turn     atomic.Int64 // whose turn it is
 	running  atomic.Bool
-	funds    funds
 	warned   keySet
 	promised promises
 	signers  x402.Signers

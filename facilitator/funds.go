@@ -58,11 +58,8 @@ func (m *money) short() bool {
 	return m.err != nil
 }
 
-// funds answers for all accounts.
-type funds struct{}
-
-// check is an error while none of the accounts can pay for gas.
-func (funds) check(ctx context.Context, f *Facilitator) (err error) {
+// solvent is an error while none of the accounts can pay for gas.
+func (f *Facilitator) solvent(ctx context.Context) (err error) {
 	for _, s := range f.settlers() {
 		if err = s.money.check(ctx, s); err == nil {
 			return nil

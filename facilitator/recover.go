@@ -36,7 +36,7 @@ func (f *Facilitator) Start(ctx context.Context) error {
 			return &clawr.Error{Code: clawr.CodeUsage, Param: "asset", Message: "the asset " + a.Address + " is on " + a.Network + ", the facilitator on " + f.Network, Fix: "run one facilitator for each network"}
 		}
 	}
-	if err := f.funds.check(ctx, f); err != nil {
+	if err := f.solvent(ctx); err != nil {
 		if e, ok := errors.AsType[*clawr.Error](errors.Unwrap(err)); ok {
 			return e
 		}

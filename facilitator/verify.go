@@ -46,7 +46,7 @@ func (f *Facilitator) Verify(ctx context.Context, p *x402.PaymentPayload, r x402
 		err = f.foretell(ctx, a)
 	}
 	if err == nil {
-		if err = f.funds.check(ctx, f); err != nil {
+		if err = f.solvent(ctx); err != nil {
 			return x402.VerifyResponse{}, err
 		}
 		return x402.VerifyResponse{IsValid: true, Payer: a.Payer}, nil

@@ -115,7 +115,7 @@ func TestALogIsReadOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%7 == 3 {
-			if err := s.guard.checkpoint(t.Context(), s.writes, 0); err != nil { // the next commit begins the log anew
+			if err := s.guard.checkpoint(t.Context(), s.writes); err != nil { // the next commit begins the log anew
 				t.Fatal(err)
 			}
 		}

@@ -72,35 +72,40 @@ func (g *guard) tend(ctx context.Context, q querier) error {
 		if g.copying = nil; err != nil {
 			return err
 		}
-		return g.checkpoint(ctx, q, 0)
+		return g.checkpoint(ctx, q)
 	}
-	var busy, pages, copied int
-	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(NOOP)`).Scan(&busy, &pages, &copied); err != nil {
-		return fmt.Errorf("look at the log: %w", err)
-	}
+	pages, copied, err := logPages(ctx, q)
 	switch {
+	case err != nil:
+		return err
 	case pages < checkpointPages || pages <= copied:
 	case g.copier == nil:
-		return g.checkpoint(ctx, q, 0)
+		return g.checkpoint(ctx, q)
 	default:
 		g.copying = g.copier.start(ctx, g.log)
 	}
 	return nil
 }
 
+// logPages is how many pages the log has, and how many of them were copied.
+func logPages(ctx context.Context, q querier) (pages, copied int, err error) {
+	var busy int
+	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(NOOP)`).Scan(&busy, &pages, &copied); err != nil {
+		return 0, 0, fmt.Errorf("look at the log: %w", err)
+	}
+	return pages, copied, nil
+}
+
 // patience is how often the writer tries to copy all of the log: those who read
 // an older state of it are through within a millisecond.
 const patience = 5
 
-// checkpoint copies the log into the main file if it has so many pages, and
-// takes over their sums if it was copied to its end.
-func (g *guard) checkpoint(ctx context.Context, q querier, least int) error {
-	var busy, pages, copied int
-	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(NOOP)`).Scan(&busy, &pages, &copied); err != nil {
-		return fmt.Errorf("look at the log: %w", err)
-	}
-	if pages < least || pages <= copied {
-		return nil
+// checkpoint copies the log into the main file, and takes over its sums if it
+// was copied to its end.
+func (g *guard) checkpoint(ctx context.Context, q querier) error {
+	pages, copied, err := logPages(ctx, q)
+	if err != nil || pages <= copied {
+		return err
 	}
 	// From before: every page that is copied is in it, and nobody adds any.
 	if err := g.log.read(); err != nil {
@@ -110,6 +115,7 @@ func (g *guard) checkpoint(ctx context.Context, q querier, least int) error {
 		if try > 0 {
 			time.Sleep(time.Millisecond)
 		}
+		var busy int
 		if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`).Scan(&busy, &pages, &copied); err != nil {
 			return fmt.Errorf("copy the log: %w", err)
 		}
@@ -122,7 +128,7 @@ func (g *guard) checkpoint(ctx context.Context, q querier, least int) error {
 
 // close leaves a log without anything that the main file does not have.
 func (g *guard) close(ctx context.Context, q querier) error {
-	return errors.Join(g.idle(), g.checkpoint(ctx, q, 0), g.file.close(), g.log.close(), g.sums.close())
+	return errors.Join(g.idle(), g.checkpoint(ctx, q), g.file.close(), g.log.close(), g.sums.close())
 }
 
 // abandon leaves everything as it is.

@@ -36,7 +36,7 @@ func acknowledged(t *testing.T, n int, checkpointed bool) map[string][]byte {
 			s := db.engine.(*sqliteDB)
 			err := s.writer.write(t.Context(), func(context.Context, querier, bool) error { return nil })
 			if err == nil {
-				err = s.guard.checkpoint(t.Context(), s.writes, 0)
+				err = s.guard.checkpoint(t.Context(), s.writes)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -175,7 +175,7 @@ func TestCheckpointsKeepTheSums(t *testing.T) {
 				t.Fatal(err)
 			}
 			if i%10 == 0 {
-				if err := s.guard.checkpoint(t.Context(), s.writes, 0); err != nil {
+				if err := s.guard.checkpoint(t.Context(), s.writes); err != nil {
 					t.Fatal(err)
 				}
 			}
