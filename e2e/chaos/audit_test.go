@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/big"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,13 +105,16 @@ func TestTheAuditSeesEachBrokenInvariant(t *testing.T) {
 			a := sound()
 			broken.by(a)
 			a.run()
-			for _, v := range a.res.Violations {
-				if strings.HasPrefix(v, broken.invariant+": ") {
-					return
-				}
-			}
-			t.Errorf("%v, want %s", a.res.Violations, broken.invariant)
+			sees(t, a.res, broken.invariant)
 		})
+	}
+}
+
+// sees checks that an audit found an invariant broken.
+func sees(t *testing.T, res *result, invariant string) {
+	t.Helper()
+	if !slices.ContainsFunc(res.Violations, func(v string) bool { return strings.HasPrefix(v, invariant+": ") }) {
+		t.Errorf("%v, want %s", res.Violations, invariant)
 	}
 }
 

@@ -130,16 +130,10 @@ func (w *world) read(ctx context.Context) (*book, error) {
 }
 
 func (w *world) readRest(ctx context.Context, b *book) error {
-	err := w.each(ctx, `SELECT tx_hash FROM settlement_txs`, func(scan scanner) error {
-		var tx string
-		err := scan(&tx)
-		b.txs[tx] = true
-		return err
-	})
-	if err != nil {
+	if err := w.readTxs(ctx, b.txs); err != nil {
 		return err
 	}
-	err = w.each(ctx, `SELECT scope, window_start, used FROM counters`, func(scan scanner) error {
+	err := w.each(ctx, `SELECT scope, window_start, used FROM counters`, func(scan scanner) error {
 		var c counter
 		var used int64
 		err := scan(&c.scope, &c.window, &used)
@@ -149,13 +143,7 @@ func (w *world) readRest(ctx context.Context, b *book) error {
 	if err != nil {
 		return err
 	}
-	err = w.each(ctx, `SELECT chain, seq, prev_hash, hash FROM audit_log ORDER BY chain, seq`, func(scan scanner) error {
-		var l link
-		err := scan(&l.chain, &l.seq, &l.prev, &l.hash)
-		b.audit = append(b.audit, l)
-		return err
-	})
-	if err != nil {
+	if b.audit, err = w.readAudit(ctx); err != nil {
 		return err
 	}
 	return w.each(ctx, `SELECT pay_to, payer, held, cap, bad_debt FROM exposure`, func(scan scanner) error {
@@ -164,6 +152,26 @@ func (w *world) readRest(ctx context.Context, b *book) error {
 		b.exposure = append(b.exposure, e)
 		return err
 	})
+}
+
+// readTxs notes the transactions that were stored before they were sent.
+func (w *world) readTxs(ctx context.Context, txs map[string]bool) error {
+	return w.each(ctx, `SELECT tx_hash FROM settlement_txs`, func(scan scanner) error {
+		var tx string
+		err := scan(&tx)
+		txs[tx] = true
+		return err
+	})
+}
+
+func (w *world) readAudit(ctx context.Context) (list []link, err error) {
+	err = w.each(ctx, `SELECT chain, seq, prev_hash, hash FROM audit_log ORDER BY chain, seq`, func(scan scanner) error {
+		var l link
+		err := scan(&l.chain, &l.seq, &l.prev, &l.hash)
+		list = append(list, l)
+		return err
+	})
+	return list, err
 }
 
 type scanner func(...any) error
@@ -196,16 +204,23 @@ func (w *world) open(ctx context.Context, states ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = w.each(ctx, `SELECT id, state FROM settlement_batches WHERE state = 'signed'`, func(scan scanner) error {
-		var id, state string
-		err := scan(&id, &state)
-		list = append(list, fmt.Sprintf("batch %s is %s", id, state))
-		return err
-	})
+	batches, err := w.unmined(ctx)
+	list = append(list, batches...)
 	if len(list) > 5 {
 		list = append(list[:5], fmt.Sprintf("%d more", len(list)-5))
 	}
 	return strings.Join(list, "; "), err
+}
+
+// unmined says which batches are in no block.
+func (w *world) unmined(ctx context.Context) (list []string, err error) {
+	err = w.each(ctx, `SELECT id FROM settlement_batches WHERE state = 'signed'`, func(scan scanner) error {
+		var id string
+		err := scan(&id)
+		list = append(list, fmt.Sprintf("batch %s is signed", id))
+		return err
+	})
+	return list, err
 }
 
 // cost is one of the counters that a payment took from.

@@ -79,21 +79,11 @@ func (w *canal) read(ctx context.Context) (*voucherBook, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = w.each(ctx, `SELECT tx_hash FROM settlement_txs`, func(scan scanner) error {
-		var tx string
-		err := scan(&tx)
-		b.txs[tx] = true
-		return err
-	})
-	if err != nil {
+	if err := w.readTxs(ctx, b.txs); err != nil {
 		return nil, err
 	}
-	return b, w.each(ctx, `SELECT chain, seq, prev_hash, hash FROM audit_log ORDER BY chain, seq`, func(scan scanner) error {
-		var l link
-		err := scan(&l.chain, &l.seq, &l.prev, &l.hash)
-		b.audit = append(b.audit, l)
-		return err
-	})
+	b.audit, err = w.readAudit(ctx)
+	return b, err
 }
 
 // unclaimed says what is due and not claimed, claimed and not sent, or signed
@@ -110,12 +100,8 @@ func (w *canal) unclaimed(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = w.each(ctx, `SELECT id, state FROM settlement_batches WHERE state = 'signed'`, func(scan scanner) error {
-		var id, state string
-		err := scan(&id, &state)
-		list = append(list, fmt.Sprintf("batch %s is %s", id, state))
-		return err
-	})
+	batches, err := w.unmined(ctx)
+	list = append(list, batches...)
 	if err != nil || len(list) > 0 {
 		return strings.Join(list[:min(len(list), 5)], "; "), err
 	}
