@@ -35,7 +35,20 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	c, err := devchain.Open(devchain.Options{})
+	return newWorldOn(t, devchain.Options{})
+}
+
+// newStillWorld is one whose chain's clock stands still: it makes no block
+// because the last is old, so that its head is the same until somebody pays.
+func newStillWorld(t testing.TB) *world {
+	t.Helper()
+	now := time.Now()
+	return newWorldOn(t, devchain.Options{Now: func() time.Time { return now }})
+}
+
+func newWorldOn(t testing.TB, o devchain.Options) *world {
+	t.Helper()
+	c, err := devchain.Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}

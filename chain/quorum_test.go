@@ -86,7 +86,7 @@ func refuseAll(p *rpcproxy.Proxy) {
 
 // Whatever one of three does, the other two are believed, wherever it stands.
 func TestOneLiarOfThreeChangesNothing(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	tr := w.transfer(t, 10, 1)
 	tx := w.pay(t, tr)
 	unpaid := w.transfer(t, 10, 2)
@@ -158,7 +158,7 @@ func TestOneLiarOfThreeChangesNothing(t *testing.T) {
 
 // A broadcast goes to all: a provider that keeps it to itself delays nobody.
 func TestBroadcastsGoToAll(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	q, list := w.providers(t, 3)
 	for name, lie := range lies(w, w.transfer(t, 10, 99)) {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestBroadcastsGoToAll(t *testing.T) {
 
 // Where no two agree there is no verdict, and no verdict is an error.
 func TestConflictingProvidersAreNoVerdict(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	tr, unpaid := w.transfer(t, 10, 1), w.transfer(t, 10, 2)
 	tx := w.pay(t, tr)
 	q, list := w.providers(t, 3)
@@ -213,7 +213,7 @@ func TestConflictingProvidersAreNoVerdict(t *testing.T) {
 // A provider that is down when clawr starts takes part when it is back; two of
 // three that are down, one on another chain, and one named twice are refused.
 func TestDialQuorum(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	var urls []string
 	var list []*rpcproxy.Proxy
 	for range 3 {
@@ -262,7 +262,7 @@ func TestDialQuorum(t *testing.T) {
 
 // A client of several providers asks the next when one does not answer.
 func TestDialAny(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	_, list := w.providers(t, 3)
 	urls := []string{list[0].URL, list[1].URL, list[2].URL}
 	cl, err := chain.DialAny(t.Context(), urls)
@@ -295,7 +295,7 @@ func TestDialAny(t *testing.T) {
 // foretold as the other two do; what those do not agree on, as unknown, and the
 // rest all the same.
 func TestOneLiarOfThreeForetellsNothing(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	used, good, poor := w.transfer(t, 10, 1), w.transfer(t, 10, 2), w.transfer(t, 1<<50, 3)
 	w.pay(t, used)
 	ts := []chain.Transfer{used, good, poor}
