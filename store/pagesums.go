@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,7 +12,10 @@ import (
 	"maps"
 	"math"
 	"os"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 )
 
 // pageSums are the checksums of every page of a database's main file, which
@@ -46,7 +50,9 @@ func openSums(path string) (s *pageSums, known bool, err error) {
 func (s *pageSums) close() error { return s.f.Close() }
 
 // verify reads the whole main file, but for the pages in log, and is an error
-// that names the first page that is not as it was written.
+// that names the first page that is not as it was written. It is what a start
+// waits for when the book is long, so it reads many pages at a time, on every
+// core.
 func (s *pageSums) verify(log *wal) error {
 	f, err := os.Open(s.path)
 	if err != nil {
@@ -57,26 +63,52 @@ func (s *pageSums) verify(log *wal) error {
 	if err != nil || size == 0 {
 		return err
 	}
-	page := make([]byte, size)
-	for n := uint32(1); ; n++ {
-		switch _, err := io.ReadFull(f, page); {
-		case errors.Is(err, io.EOF) && int(n) > len(s.sums):
-			return nil
-		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-			if log.has(n) {
-				return nil // it ends in what the log writes again
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	pages := max(len(s.sums), int((info.Size()+int64(size)-1)/int64(size)))
+	parts := (pages + verifyPages - 1) / verifyPages
+	wrong := make([]error, parts)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(parts, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			buf := make([]byte, verifyPages*size)
+			for i := int(next.Add(1)) - 1; i < parts; i = int(next.Add(1)) - 1 {
+				first := i * verifyPages
+				if wrong[i] = s.verifyPart(f, log, buf, first, min(pages, first+verifyPages)); wrong[i] != nil {
+					next.Store(int64(parts)) // the parts before it are begun
+				}
 			}
-			return fmt.Errorf("the database ends before page %d", n)
-		case err != nil:
-			return err
-		}
-		if log.has(n) || int64(n-1)*int64(size) == lockByte {
-			continue
-		}
-		if int(n) > len(s.sums) || crc32.Checksum(page, castagnoli) != s.sums[n-1] {
-			return fmt.Errorf("page %d of the database is not as it was written; another program that opened clawr.db, such as the sqlite3 shell, may have checkpointed it", n)
+		})
+	}
+	wg.Wait()
+	return cmp.Or(wrong...)
+}
+
+// verifyPages is how many pages are read at once.
+const verifyPages = 256
+
+// verifyPart verifies pages first+1 to end. buf has room for them.
+func (s *pageSums) verifyPart(f *os.File, log *wal, buf []byte, first, end int) error {
+	size := len(buf) / verifyPages
+	n, err := f.ReadAt(buf[:(end-first)*size], int64(first)*int64(size))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for i := first; i < end; i++ {
+		page := buf[:min(size, n)]
+		buf, n = buf[size:], n-len(page)
+		switch number := uint32(i + 1); {
+		case log.has(number) || int64(i)*int64(size) == lockByte:
+		case len(page) < size:
+			return fmt.Errorf("the database ends before page %d", number)
+		case i >= len(s.sums) || crc32.Checksum(page, castagnoli) != s.sums[i]:
+			return fmt.Errorf("page %d of the database is not as it was written; another program that opened clawr.db, such as the sqlite3 shell, may have checkpointed it", number)
 		}
 	}
+	return nil
 }
 
 // baseline takes the main file for right, whose log must be empty.
