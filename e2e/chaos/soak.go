@@ -27,7 +27,8 @@ type soaked struct {
 	Unserved int64   `json:"unserved"` // gave up without an answer
 	Refused  int64   `json:"fresh_402"`
 	Kills    int     `json:"kills"`
-	P50      float64 `json:"p50_ms"` // of calls, those that waited for a restart too
+	Restart  float64 `json:"restart_s"` // the longest
+	P50      float64 `json:"p50_ms"`    // of calls, those that waited for a restart too
 	P99      float64 `json:"p99_ms"`
 	RSS      float64 `json:"rss_mb"` // at the end of the first third of the server's lives
 	RSSDrift float64 `json:"rss_drift_pct"`
@@ -153,12 +154,18 @@ func (s *soaking) kill() error {
 	s.res.Kills++
 	s.w.closeDB()
 	s.w.srv.kill()
-	return s.w.up("")
+	began := time.Now()
+	err := s.w.up("")
+	took := time.Since(began)
+	s.res.Restart = max(s.res.Restart, round(took.Seconds(), 2))
+	fmt.Fprintf(os.Stderr, "kill %d after %d calls: up again in %v\n", s.res.Kills, s.res.Calls, took.Round(time.Millisecond))
+	return err
 }
 
 func (s *soaking) life() {
-	if len(s.samples.rss) > 0 {
+	if n := len(s.samples.rss); n > 0 {
 		s.rss, s.fds = append(s.rss, median(s.samples.rss)), append(s.fds, median(s.samples.fds))
+		fmt.Fprintf(os.Stderr, "memory %.0f MB (last %.0f), descriptors %.0f (last %.0f)\n", median(s.samples.rss), s.samples.rss[n-1], median(s.samples.fds), s.samples.fds[n-1])
 	}
 	s.samples.rss, s.samples.fds = nil, nil
 }
