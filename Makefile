@@ -64,6 +64,7 @@ bench-overhead: setup build ## what clawr adds to a call, beside the official Ty
 SHARD ?= 1/1
 SEED ?= 1
 chaos: setup ## kill clawr at every boundary of the money path (SHARD=i/n SEED=…; goes on where bin/chaos-* ends)
+	@mkdir -p bin
 	@$(GO) run ./e2e/chaos --each 50 --random 5000 --seed $(SEED) --shard $(SHARD) --progress bin/chaos-$(SEED)-$(subst /,of,$(SHARD)).jsonl
 
 chaos-short: setup ## the same, a few hundred times

@@ -37,8 +37,8 @@ const (
 
 // newKnown begins to read the table.
 func newKnown(ctx context.Context, db *sql.DB, table string) (*known, error) {
-	var rows int64
-	if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM `+table).Scan(&rows); err != nil {
+	var rows int64 // at most: COUNT would read a whole index
+	if err := db.QueryRowContext(ctx, `SELECT COALESCE(MAX(rowid), 0) FROM `+table).Scan(&rows); err != nil {
 		return nil, err
 	}
 	size := 1 << bits.Len64(uint64(max(2*rows, knownLeast)*knownBits/64))
