@@ -48,6 +48,10 @@ type Vault interface {
 	// SettleChannel makes deposits, claims, refunds, and pays receivers out;
 	// asking twice is asking once. An error means that nothing was submitted.
 	SettleChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.SettleResponse, error)
+	// Deposited is how a deposit stands that was ever submitted: made, or
+	// settlement_pending while it may be made yet. nil: it was not submitted, or
+	// proof says that it never will be made.
+	Deposited(context.Context, *x402.ChannelPayload) (*x402.SettleResponse, error)
 	// ReadChannel is what the chain says of a channel: Balance, Claimed,
 	// Withdrawal, WithdrawAt, RefundNonce and Synced.
 	ReadChannel(ctx context.Context, id common.Hash) (ledger.Channel, error)
@@ -194,6 +198,9 @@ func (d *Dispatcher) parseChannel(p *payment) error {
 func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 	if d.Till == nil {
 		return &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: "this node takes no payments by channel", Fix: "pay with another entry of accepts"}
+	}
+	if p.channel.Kind == x402.ChannelDeposit {
+		c.brings = p
 	}
 	ctx, cancel := d.detached(c)
 	defer cancel()
@@ -426,34 +433,6 @@ func (d *Dispatcher) voucher(c *call, p *payment, e *entry, exact x402.Requireme
 		return d.behind(c, p, ch)
 	}
 	return d.charge(ctx, c, p, e, amount)
-}
-
-// funded gives the channel of p as it is, after a deposit that p brings. nil
-// without an error means that c was answered.
-func (d *Dispatcher) funded(ctx context.Context, c *call, p *payment, terms x402.Requirements) (*ledger.Channel, error) {
-	ch := c.kept
-	deposit := p.channel.Kind == x402.ChannelDeposit
-	switch {
-	case deposit:
-		out, err := d.Till.Vault.SettleChannel(ctx, p.ForFacilitator(&terms), terms)
-		switch {
-		case err != nil:
-			return nil, unavailable(err)
-		case out.ErrorReason == x402.ReasonPending:
-			return nil, d.pending(c, &ledger.Payment{Key: p.key, Money: ledger.Signed}, out.Transaction)
-		case !out.Success:
-			return nil, d.refuse(c, out.ErrorReason, "the deposit was not made; nothing was charged")
-		}
-		c.deposit = &out
-		d.reached("deposit.after")
-	case !d.asked(ch):
-		return ch, nil
-	}
-	ch, err := d.sync(ctx, p)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	return ch, nil
 }
 
 // charge does the work and books it.

@@ -178,6 +178,7 @@ type call struct {
 	// Of a call that is paid by voucher.
 	kept      *ledger.Channel      // the channel, as it was when the call came
 	stored    *ledger.Answer       // what the voucher has bought already
+	brings    *payment             // it, if it comes with a deposit
 	deposit   *x402.SettleResponse // that was made for it
 	extra     x402.Object          // of the receipt: the charge, and the channel
 	corrected *ledger.Channel      // where the channel stands, for the challenge

@@ -327,6 +327,9 @@ func (d *Dispatcher) quoted(c *call, p *payment) (e *entry, units int64, refusal
 		return c.e, 0, nil
 	}
 	q, err := d.Quotes.Open(c.e.ID, p.quote, c.start)
+	if clawr.CodeOf(err) == x402.ReasonQuoteExpired && d.begun(c.in.Context(), p) {
+		err = nil
+	}
 	if err != nil {
 		return c.e, 0, asRefusal(err)
 	}
@@ -416,8 +419,12 @@ func (d *Dispatcher) check(c *call) error {
 	return err
 }
 
-// refuse answers 402 with a fresh challenge for the current version.
+// refuse answers 402 with a fresh challenge for the current version, unless what
+// came may be charged yet.
 func (d *Dispatcher) refuse(c *call, reason clawr.Code, message string) error {
+	if err := d.undecided(c); err != nil {
+		return err
+	}
 	if err := c.e.available(); err != nil {
 		return err
 	}

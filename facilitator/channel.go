@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 
@@ -180,33 +179,6 @@ func (f *Facilitator) voucherSigned(ctx context.Context, c *channel) error {
 	return nil
 }
 
-// depositSigned checks window and signature of a deposit.
-func (f *Facilitator) depositSigned(ctx context.Context, c *channel) error {
-	now, err := f.clock.fresh(ctx, f.Chain, f.now())
-	if err != nil {
-		return down("the chain cannot be asked just now", err)
-	}
-	slack := int64(x402.MinSlack / time.Second)
-	if until, _ := c.Deposit.ValidBefore.Int64(); until < now.Unix()+slack {
-		return refuse(x402.ReasonDepositValidBefore, fmt.Sprintf("the deposit's authorization ends in %d s, it must last %d s", until-now.Unix(), slack))
-	}
-	if after, _ := c.Deposit.ValidAfter.Int64(); after > now.Unix() {
-		return refuse(x402.ReasonDepositValidAfter, "the deposit's authorization is not valid yet")
-	}
-	digest := c.Deposit.Digest(c.token, c.Config.Payer, c.Voucher.Channel)
-	if who, ok := x402.Recover(digest, c.Deposit.Signature); ok && who == c.Config.Payer {
-		return nil
-	}
-	ok, err := f.Chain.ValidSignature(ctx, c.Config.Payer, digest, c.Deposit.Signature, f.gas(true))
-	if err != nil {
-		return down("the chain cannot be asked just now", err)
-	}
-	if !ok {
-		return refuse(x402.ReasonDepositSignature, "the deposit is not signed by the payer")
-	}
-	return nil
-}
-
 // ChannelState is what the chain says of a channel now.
 func (f *Facilitator) ChannelState(ctx context.Context, id common.Hash) (ChannelState, error) {
 	node := f.channels()
@@ -226,30 +198,4 @@ func (f *Facilitator) ReadChannel(ctx context.Context, id common.Hash) (ledger.C
 	s, err := f.ChannelState(ctx, id)
 	return ledger.Channel{ID: id.Hex(), Balance: s.Balance, Claimed: s.TotalClaimed, Withdrawal: s.Withdrawal, WithdrawAt: s.WithdrawAt,
 		RefundNonce: s.RefundNonce, Synced: asked.UTC()}, err
-}
-
-// deposited looks for a deposit that was made already, by whomever: its
-// authorization is used, and moved the money to the collector.
-func (f *Facilitator) deposited(ctx context.Context, c *channel) (Finding, error) {
-	t := c.transfer()
-	used, err := f.Chain.Used(ctx, t, nil)
-	if err != nil || !used {
-		return Finding{}, err
-	}
-	return f.Chain.Find(ctx, t, f.now().Add(-depositAge))
-}
-
-// depositAge is how far back a deposit is looked for: a signature lasts an hour.
-const depositAge = 2 * time.Hour
-
-// transfer is the deposit as the token shows it.
-func (c *channel) transfer() Transfer {
-	after, _ := c.Deposit.ValidAfter.Int64()
-	before, _ := c.Deposit.ValidBefore.Int64()
-	return Transfer{Asset: c.Config.Token, Payer: c.Config.Payer, PayTo: x402.CollectorAddress, Amount: c.Deposit.Amount,
-		ValidAfter: after, ValidBefore: before, Nonce: c.Deposit.Nonce(c.Voucher.Channel), Signature: c.Deposit.Signature}
-}
-
-func (c *channel) key(network string) ledger.Key {
-	return ledger.Key{Network: network, Asset: x402.Lower(c.Config.Token), Payer: x402.Lower(c.Config.Payer), Nonce: c.Deposit.Nonce(c.Voucher.Channel).Hex()}
 }

@@ -28,6 +28,14 @@ func (f *Facilitator) SettleChannel(ctx context.Context, p *x402.PaymentPayload,
 		}
 		err = refuse(x402.ReasonChannelPayload, "a voucher is not settled: claim it")
 	}
+	if c != nil && c.ChannelPayload != nil && c.Kind == x402.ChannelDeposit { // it may have been allowed when it came first
+		switch end, asked := f.Deposited(ctx, c.ChannelPayload); {
+		case asked != nil:
+			return x402.SettleResponse{}, asked
+		case end != nil:
+			return *end, nil
+		}
+	}
 	return f.channelRefused(c, err)
 }
 
@@ -80,65 +88,6 @@ func (f *Facilitator) withState(ctx context.Context, c *channel, out x402.Settle
 		out.Extra = x402.Object{{Name: "channelState", Value: s.object(c.Voucher.Channel).JSON()}}
 	}
 	return out
-}
-
-func (f *Facilitator) deposit(ctx context.Context, c *channel) (x402.SettleResponse, error) {
-	unlock, err := f.keys.lock(ctx, c.key(f.Network))
-	if err != nil {
-		return x402.SettleResponse{ErrorReason: x402.ReasonPending, ErrorMessage: "the deposit is being made", Payer: c.payer(), Network: f.Network}, nil
-	}
-	defer unlock()
-	found, err := f.deposited(ctx, c)
-	if err != nil {
-		return x402.SettleResponse{}, down("the chain cannot be asked just now", err)
-	}
-	switch found.Use {
-	case Paid:
-		out := x402.SettleResponse{Success: true, Payer: c.payer(), Transaction: found.Tx, Network: f.Network, Amount: strconv.FormatInt(c.Deposit.Amount, 10)}
-		return f.withState(ctx, c, out), nil
-	case Elsewhere, Cancelled:
-		return f.channelRefused(c, refuse(x402.ReasonDepositTransaction, "the deposit's authorization was used for something else, or cancelled"))
-	}
-	out, done, err := f.makeDeposit(ctx, c)
-	if err != nil {
-		return out, err
-	}
-	if done && out.ErrorReason != x402.ReasonPending {
-		// It may have been made meanwhile, by a transaction of an earlier process or
-		// of a stranger: then that is why it is refused.
-		switch found, err := f.deposited(ctx, c); {
-		case err != nil:
-			return x402.SettleResponse{ErrorReason: x402.ReasonPending, ErrorMessage: "the chain cannot be asked just now", Payer: c.payer(), Network: f.Network}, nil
-		case found.Use == Paid:
-			out = x402.SettleResponse{Success: true, Payer: c.payer(), Transaction: found.Tx, Network: f.Network}
-			done = false
-		}
-	}
-	if done {
-		return out, nil
-	}
-	out.Amount = strconv.FormatInt(c.Deposit.Amount, 10)
-	return f.withState(ctx, c, out), nil
-}
-
-// makeDeposit makes a deposit that was not made when it was last looked for.
-// Done means that out is all there is to say.
-func (f *Facilitator) makeDeposit(ctx context.Context, c *channel) (out x402.SettleResponse, done bool, err error) {
-	// Some nodes judge by what waits for a block, too.
-	fl, err := f.underWay(ctx, c.ChannelPayload)
-	if err != nil {
-		return out, true, down("the book does not answer", err)
-	}
-	if fl != nil {
-		receipt, tx, err := f.through(ctx, fl)
-		return f.carried(c, receipt, tx, err, x402.ReasonDepositSimulation, x402.ReasonDepositTransaction)
-	}
-	if _, err := f.judgeChannel(ctx, c); err != nil {
-		out, err = f.channelRefused(c, err)
-		return out, true, err
-	}
-	receipt, tx, err := f.call(ctx, c.ChannelPayload, limitOf(c.ChannelPayload))
-	return f.carried(c, receipt, tx, err, x402.ReasonDepositSimulation, x402.ReasonDepositTransaction)
 }
 
 // authorize signs what a payload lacks, if our own key is the one that its

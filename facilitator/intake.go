@@ -15,6 +15,7 @@ type item struct {
 	ledger.Settlement
 	transfer Transfer
 	opened   bool // the book does not have it yet
+	apart    bool // the book has it by itself, and not in the batch
 }
 
 func transfers(its []item) []Transfer {

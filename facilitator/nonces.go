@@ -69,7 +69,9 @@ func (n *nonces) attempt(ctx context.Context, s *settler, its []item, sign signa
 		State: ledger.BatchSigned, Txs: []ledger.Tx{tx}, Created: f.now()}
 	var opened []ledger.Settlement
 	for _, it := range its {
-		b.Settlements = append(b.Settlements, it.ID)
+		if !it.apart {
+			b.Settlements = append(b.Settlements, it.ID)
+		}
 		if it.opened {
 			opened = append(opened, it.Settlement)
 		}

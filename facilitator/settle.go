@@ -111,7 +111,7 @@ func (f *Facilitator) submit(ctx context.Context, a *payment, r Request) (s ledg
 	if s.Item == ledger.ItemReverted && !r.again && f.now().Sub(s.Batch.Created) < retryAfter {
 		return end(f.ended(ctx, a, r, lastTx(&s), x402.ReasonTransactionFailed, "its transaction was reverted"))
 	}
-	got := f.order(ctx, newOrder(item{s, a.transfer, opened}, a, f.share(a, &s), f.now()))
+	got := f.order(ctx, newOrder(item{Settlement: s, transfer: a.transfer, opened: opened}, a, f.share(a, &s), f.now()))
 	if got.doubt != nil {
 		got = f.doubted(ctx, &s, got.doubt)
 	}
