@@ -70,6 +70,15 @@ func (q *Quorum) foretold(all []said[[]Probe], i int) (Probe, bool) {
 	return Probe{}, false
 }
 
+// HasCode reports whether an account has code at the head, as enough providers
+// say: one that delegates by EIP-7702 has.
+func (q *Quorum) HasCode(ctx context.Context, who common.Address) (bool, error) {
+	return agree(ctx, q, "the code of "+who.Hex(), func(ctx context.Context, c *Client) (bool, error) {
+		code, err := c.Code(ctx, who)
+		return len(code) > 0, err
+	}, func(code bool) string { return fmt.Sprint(code) })
+}
+
 // IsValidSignature is Client.IsValidSignature, as enough providers answer it.
 func (q *Quorum) IsValidSignature(ctx context.Context, who common.Address, digest common.Hash, signature []byte, gas uint64) (bool, error) {
 	return agree(ctx, q, "a signature of "+who.Hex(), func(ctx context.Context, c *Client) (bool, error) {

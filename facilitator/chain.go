@@ -29,6 +29,9 @@ type Prober interface {
 	// They are carried out one after the other. What makes an error of Probe for
 	// one of them alone is in its probe.
 	ProbeAll(ctx context.Context, ts []Transfer, gas uint64) ([]Probe, error)
+	// HasCode reports whether an account has code at the head, be it a contract's
+	// or delegated to one (EIP-7702).
+	HasCode(ctx context.Context, who common.Address) (bool, error)
 	// ValidSignature asks a payer with code by ERC-1271, strictly: only the
 	// magic value, alone in a whole word, is a yes.
 	ValidSignature(ctx context.Context, payer common.Address, digest common.Hash, signature []byte, gas uint64) (bool, error)

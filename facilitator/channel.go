@@ -159,15 +159,26 @@ func (f *Facilitator) judgeChannel(ctx context.Context, c *channel) (ChannelStat
 	return s, nil
 }
 
-// voucherSigned applies the channel's rule: a payerAuthorizer's key signs, and
-// else the payer, which is asked if it has code.
+// voucherSigned applies the contract's rule: a payerAuthorizer's key signs, and
+// else the payer: by its key if it has no code, and if it has, also where it has
+// both (EIP-7702), by what the code says and never by the key. What its code
+// will say when the voucher is claimed nobody knows, which is why clawr's own
+// servers want a key to be named.
 func (f *Facilitator) voucherSigned(ctx context.Context, c *channel) error {
 	no := refuse(x402.ReasonVoucherSignature, "the voucher is not signed by the channel's payer")
-	if c.Voucher.SignedBy(c.Config.VoucherSigner(), c.d) {
-		return nil // of an account with code that is a key's signature all the same; its code is asked on the chain
-	}
-	if c.Config.PayerAuthorizer != (common.Address{}) {
+	signed := c.Voucher.SignedBy(c.Config.VoucherSigner(), c.d)
+	switch {
+	case c.Config.PayerAuthorizer != (common.Address{}) && signed:
+		return nil
+	case c.Config.PayerAuthorizer != (common.Address{}):
 		return no
+	case signed:
+		switch code, err := f.Chain.HasCode(ctx, c.Config.Payer); {
+		case err != nil:
+			return down("the chain cannot be asked just now", err)
+		case !code:
+			return nil
+		}
 	}
 	ok, err := f.Chain.ValidSignature(ctx, c.Config.Payer, c.Voucher.Digest(c.d), c.Voucher.Signature, f.gas(true))
 	if err != nil {

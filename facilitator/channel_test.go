@@ -286,3 +286,42 @@ func TestWhatIsOnItsWayIsNotSignedAgain(t *testing.T) {
 	refund.Claims = c.claim(3000, 3000).Claims
 	again(refund, 3)
 }
+
+// A channel that names no key is signed for by its payer. If that has code, the
+// contract will ask the code, also where there is a key (EIP-7702): so the code
+// is asked, and the key's signature says nothing.
+func TestAPayerWithCodeSignsVouchersByItsCode(t *testing.T) {
+	c := newCanal(t)
+	c.config.PayerAuthorizer = common.Address{}
+	c.must(c.deposit(10_000, 1000))
+	if v := c.verify(c.voucher(2000)); !v.IsValid {
+		t.Fatalf("before it has code: %+v", v)
+	}
+	c.fund(c.payer, 0)
+	c.delegate(c.hostile("HostileWallet", number(1)))
+	if v := c.verify(c.voucher(2000)); v.IsValid || v.InvalidReason != x402.ReasonVoucherSignature {
+		t.Errorf("its code says no: %+v", v)
+	}
+	// And that is what the chain says of it, too.
+	if s := c.settle(c.claim(2000, 2000)); s.Success || s.ErrorReason != x402.ReasonClaimSimulation {
+		t.Errorf("the claim: %+v", s)
+	}
+	c.delegate(c.hostile("HostileWallet", number(0)))
+	if v := c.verify(c.voucher(2000)); !v.IsValid {
+		t.Errorf("its code says yes: %+v", v)
+	}
+	other := c.voucher(3000)
+	other.Voucher.Signature = []byte("anything that the code takes")
+	if v := c.verify(other); !v.IsValid {
+		t.Errorf("its code says yes to anything: %+v", v)
+	}
+	c.must(c.claim(2000, 2000))
+	// A key that is named signs alone, whatever code the payer has.
+	c.config.PayerAuthorizer = c.payer.Address()
+	c.config.Salt = common.Hash{1}
+	c.must(c.deposit(10_000, 1000))
+	c.delegate(c.hostile("HostileWallet", number(1)))
+	if v := c.verify(c.voucher(2000)); !v.IsValid {
+		t.Errorf("by the key that is named: %+v", v)
+	}
+}

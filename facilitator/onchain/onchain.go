@@ -79,6 +79,11 @@ func probe(p chain.Probe) facilitator.Probe {
 	return out
 }
 
+// HasCode reports whether an account has code, as enough providers say.
+func (n *Node) HasCode(ctx context.Context, who common.Address) (bool, error) {
+	return n.quorum().HasCode(ctx, who)
+}
+
 // ValidSignature asks a payer with code by ERC-1271.
 func (n *Node) ValidSignature(ctx context.Context, payer common.Address, digest common.Hash, signature []byte, gas uint64) (bool, error) {
 	return n.quorum().IsValidSignature(ctx, payer, digest, signature, gas)
