@@ -8,7 +8,6 @@ import (
 	"math/big"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,6 +51,9 @@ type Vault interface {
 	// settlement_pending while it may be made yet. nil: it was not submitted, or
 	// proof says that it never will be made.
 	Deposited(context.Context, *x402.ChannelPayload) (*x402.SettleResponse, error)
+	// Moving reports whether a transaction that names a channel is signed and in
+	// no block yet.
+	Moving(context.Context, x402.ChannelConfig) (bool, error)
 	// ReadChannel is what the chain says of a channel: Balance, Claimed,
 	// Withdrawal, WithdrawAt, RefundNonce and Synced.
 	ReadChannel(ctx context.Context, id common.Hash) (ledger.Channel, error)
@@ -86,6 +88,7 @@ type Till struct {
 
 	busy   channelLocks
 	unsent unsent
+	idle   idleHolds
 }
 
 func (t *Till) delay() uint64 {
@@ -319,25 +322,6 @@ func busy() error {
 	return &clawr.Error{Code: x402.ReasonChannelBusy, Status: http.StatusServiceUnavailable, Message: "another call draws on this channel", Fix: "send the same payment again", RetryAfter: time.Second}
 }
 
-// refundHold is how the hold of a refund begins, which any process may take up
-// again: the nonce that follows lets it be made once.
-const refundHold = "refund/"
-
-// overtaken answers a voucher for which the book had no room. If its base is
-// what is charged, it is not wrong, but early: somebody holds the channel. A
-// refund that was made meanwhile ends its hold when the chain has been asked.
-func (d *Dispatcher) overtaken(ctx context.Context, c *call, p *payment, ch *ledger.Channel, base int64) error {
-	if ch.Reserved == 0 || ch.Charged != base {
-		return d.behind(c, p, ch)
-	}
-	if strings.HasPrefix(ch.Holder, refundHold) {
-		if _, err := d.sync(ctx, p); err != nil {
-			return unavailable(err)
-		}
-	}
-	return busy()
-}
-
 // checkVoucher checks everything about a payment by channel that needs no
 // chain.
 func (d *Dispatcher) checkVoucher(p *payment, e *entry, terms *x402.Requirements) *clawr.Error {
@@ -497,87 +481,4 @@ func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, 
 	c.left(ws, used)
 	c.extra = chargedExtra(amount, &ch)
 	return d.respond(c, e, &pay, answer)
-}
-
-// refund gives back what is left of a channel, or what was asked for of it. The
-// worker has nothing to do with it.
-func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error {
-	ctx, cancel := d.detached(c)
-	defer cancel()
-	ch, err := d.sync(ctx, p)
-	if err != nil {
-		return unavailable(err)
-	}
-	v := p.channel.Voucher
-	left := ch.Balance - ch.Charged
-	switch {
-	case v.MaxClaimable != ch.Charged:
-		return d.behind(c, p, ch)
-	case left <= 0 || ch.Forfeited > 0:
-		return d.refuse(c, x402.ReasonRefundNoBalance, "nothing is left in the channel")
-	}
-	full := *p.channel
-	full.Completed, full.RefundNonce = true, ch.RefundNonce
-	if full.Amount == 0 || full.Amount > left {
-		full.Amount = left
-	}
-	if full.Claims, err = claimOf(ch); err != nil {
-		return err
-	}
-	// Nobody may charge meanwhile what is being given back: also not when this
-	// process is gone and its transaction is in no block yet. So the hold lasts
-	// longer than what the book knows of the channel is believed, and it ends
-	// early only by an outcome.
-	known := true
-	if room := ch.Room() - ch.Charged; room > 0 {
-		d.reached("hold.before")
-		epoch, err := d.Till.Holds.HoldChannel(ctx, ch.ID, ch.Charged, min(full.Amount, room), refundHold+strconv.FormatUint(ch.RefundNonce, 10),
-			time.Duration(d.Till.delay())*time.Second)
-		if b, ok := errors.AsType[*ledger.ChannelBehind](err); ok {
-			return d.overtaken(ctx, c, p, &b.Channel, ch.Charged)
-		}
-		if err != nil {
-			return unavailable(err)
-		}
-		d.reached("hold.after")
-		defer func() {
-			if known {
-				d.Till.Holds.ReleaseChannel(context.WithoutCancel(ctx), ch.ID, epoch)
-			}
-		}()
-	}
-	if err := d.authorize(&full, p.domain); err != nil {
-		return unavailable(err)
-	}
-	payload := *p.ForFacilitator(&terms)
-	payload.Payload = full.JSON()
-	known = false
-	out, err := d.Till.Vault.SettleChannel(ctx, &payload, terms)
-	if err == nil && out.ErrorReason == x402.ReasonPending {
-		return d.pending(c, &ledger.Payment{Key: p.key, Money: ledger.Signed}, out.Transaction)
-	}
-	// An earlier try may have given it back.
-	after, unread := d.sync(ctx, p)
-	known = unread == nil
-	if err != nil {
-		return unavailable(err)
-	}
-	if !out.Success {
-		return d.refuse(c, out.ErrorReason, "the refund was not made")
-	}
-	if len(full.Claims) > 0 { // claimed with it, and not sent yet
-		d.Till.unsent.add(ledger.Receiver{Address: ch.PayTo, Asset: ch.Asset}, d.now().Add(d.Till.quarter()))
-	}
-	if known {
-		out.Extra = x402.Object{{Name: "channelState", Value: channelState(after)}}
-	}
-	c.setReceipt(&out)
-	h := c.w.Header()
-	h["Content-Type"], h["Cache-Control"] = jsonType, noStore
-	body, _ := json.Marshal(map[string]string{"message": "Refund acknowledged", "channelId": strings.ToLower(v.Channel.Hex())})
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	c.ev.Lifecycle, c.ev.Countable = usage.Success, false
-	c.w.WriteHeader(http.StatusOK)
-	c.w.Write(body)
-	return nil
 }

@@ -138,6 +138,23 @@ func (f *Facilitator) underWay(ctx context.Context, p *x402.ChannelPayload) (*fl
 	return nil, nil
 }
 
+// Moving reports whether a transaction that names a channel is signed and in no
+// block yet, whoever signed it and whatever it does.
+func (f *Facilitator) Moving(ctx context.Context, c x402.ChannelConfig) (bool, error) {
+	for _, s := range f.settlers() {
+		open, err := f.Book.OpenBatches(ctx, f.Network, s.address)
+		if err != nil {
+			return false, down("the book does not answer", err)
+		}
+		for i := range open {
+			if len(open[i].Txs) > 0 && c.NamedIn(open[i].Txs[0].Raw) { // the others make the same call
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // through waits for a flight until ctx ends, and gives its seat back.
 func (f *Facilitator) through(ctx context.Context, fl *flight) (receipt *Receipt, tx string, err error) {
 	defer fl.leave()

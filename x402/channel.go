@@ -1,6 +1,7 @@
 package x402
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"encoding/binary"
 	"fmt"
@@ -76,8 +77,24 @@ func intWord(n uint64) (w common.Hash) {
 
 // ID is the channel's id in domain d, see ChannelDomain.
 func (c *ChannelConfig) ID(d Domain) common.Hash {
-	return d.hash(channelType, addressWord(c.Payer), addressWord(c.PayerAuthorizer), addressWord(c.Receiver),
-		addressWord(c.ReceiverAuthorizer), addressWord(c.Token), intWord(c.WithdrawDelay), c.Salt)
+	words := c.words()
+	return d.hash(channelType, words[:]...)
+}
+
+func (c *ChannelConfig) words() [7]common.Hash {
+	return [7]common.Hash{addressWord(c.Payer), addressWord(c.PayerAuthorizer), addressWord(c.Receiver),
+		addressWord(c.ReceiverAuthorizer), addressWord(c.Token), intWord(c.WithdrawDelay), c.Salt}
+}
+
+// NamedIn reports whether a transaction's bytes name the channel, as every call
+// of the contract does that moves its money: by its config, word for word.
+func (c *ChannelConfig) NamedIn(raw []byte) bool {
+	words := c.words()
+	b := make([]byte, 0, len(words)*32)
+	for i := range words {
+		b = append(b, words[i][:]...)
+	}
+	return bytes.Contains(raw, b)
 }
 
 // VoucherSigner is whose key must have signed the channel's vouchers; the
