@@ -446,8 +446,10 @@ func TestMustPass13OnlyOurTokenAndPayTo(t *testing.T) {
 			t.Errorf("%s: %d %s", name, a.Code, a.Body)
 		}
 	}
-	if w.till.verifies+w.till.settles > 0 {
-		t.Errorf("a facilitator was sent %d payments that were not for us", w.till.verifies+w.till.settles)
+	// Version 1 names no token: its payment could be a contract's in ours, whose
+	// code only the facilitator can ask.
+	if w.till.verifies != 1 || w.till.settles > 0 {
+		t.Errorf("a facilitator was sent %d payments, want the one that might be for us", w.till.verifies+w.till.settles)
 	}
 	w.untouched()
 	// A facilitator URL in the payment is a member like any other: nobody asks there.
@@ -455,7 +457,7 @@ func TestMustPass13OnlyOurTokenAndPayTo(t *testing.T) {
 		f.Accepted.Extra.Rest = x402.Object{{Name: "facilitator", Value: []byte(`"http://evil.example"`)}}
 	})
 	w.send(q).is(200, "")
-	if w.till.verifies != 1 {
+	if w.till.verifies != 2 {
 		t.Errorf("%d verifications", w.till.verifies)
 	}
 }

@@ -360,8 +360,8 @@ func (d *Dispatcher) verify(c *call, p *payment, e *entry, terms *x402.Requireme
 	}
 	check := x402.Check{Now: now, Slack: d.deadline() + slack, Token: &d.Asset}
 	_, err := x402.Verify(p.PaymentPayload, terms, check)
-	if clawr.CodeOf(err) == x402.ReasonSignature && len(p.exact.Signature) != 65 && d.Limiter.Allow("contract/"+c.addr, contractRate, c.start, 1).OK {
-		// It may be a contract's, whose code the facilitator asks.
+	if clawr.CodeOf(err) == x402.ReasonSignature && d.Limiter.Allow("contract/"+c.addr, contractRate, c.start, 1).OK {
+		// It may be a contract's, of any length, whose code the facilitator asks.
 		check.Contract, p.contract = true, true
 		_, err = x402.Verify(p.PaymentPayload, terms, check)
 	}
@@ -376,7 +376,11 @@ func (d *Dispatcher) verify(c *call, p *payment, e *entry, terms *x402.Requireme
 		return unavailable(err)
 	case !res.IsValid:
 		reason := reasonFor(res.InvalidReason)
-		return &clawr.Error{Code: reason, Status: http.StatusPaymentRequired, Message: "the payment was refused: " + string(reason)}
+		message := "the payment was refused: " + string(reason)
+		if reason == x402.ReasonSignature { // as x402.Verify says it of a key's
+			message = "the signature is not the payer's for this authorization"
+		}
+		return &clawr.Error{Code: reason, Status: http.StatusPaymentRequired, Message: message}
 	case !strings.EqualFold(res.Payer, p.key.Payer):
 		return &clawr.Error{Code: clawr.CodeFacilitatorDown, Message: "the facilitator answered for another payer; you were not charged", Fix: "send the same request again", RetryAfter: 5 * time.Second}
 	}
