@@ -133,14 +133,6 @@ type Exposed struct {
 	Volume  int64 // charged, in finalized blocks
 }
 
-// Refund is what is owed for a payment that was charged and not delivered.
-type Refund struct {
-	Amount int64 // atomic units
-	Reason clawr.Code
-	State  string // due | signed | final
-	Tx     string
-}
-
 // Backlog is what a book has yet to settle of what async sold.
 type Backlog struct {
 	Depth  int64     // async payments that are held or signed

@@ -63,6 +63,8 @@ var invariants = []struct{ name, what, count string }{
 	{"I13", "what is charged has its answer, or a refund is due", `
 		SELECT COUNT(*) FROM payments p WHERE money IN('mined','final') AND work <> 'pending' AND work <> 'running'
 		   AND NOT EXISTS(SELECT 1 FROM payment_responses r WHERE r.payment_id = p.id) AND NOT EXISTS(SELECT 1 FROM refunds f WHERE f.payment_id = p.id)`},
+	{"refunds", "what is refunded was charged for good, and no more of it", `
+		SELECT COUNT(*) FROM refunds f JOIN payments p ON p.id = f.payment_id WHERE f.amount <> p.amount OR f.state <> 'due' AND p.money <> 'final'`},
 }
 
 // Check looks at the whole database: the file, the invariants, the audit

@@ -89,14 +89,3 @@ func (db *DB) Owe(ctx context.Context, grace time.Duration) (owed int, err error
 	})
 	return len(list), err
 }
-
-// Refund is what is owed for a payment, nil if nothing is.
-func (db *DB) Refund(ctx context.Context, paymentID string) (*ledger.Refund, error) {
-	var r ledger.Refund
-	ok, err := found(db.reader().QueryRowContext(ctx, `SELECT amount, reason, state, COALESCE(tx_hash, '') FROM refunds WHERE payment_id = $1`, paymentID).
-		Scan(&r.Amount, &r.Reason, &r.State, &r.Tx))
-	if err != nil || !ok {
-		return nil, err
-	}
-	return &r, nil
-}

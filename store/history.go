@@ -88,18 +88,30 @@ func (db *DB) History(ctx context.Context, p *ledger.Payment) ([]Step, error) {
 		last.Detail = "may be charged at any moment"
 	}
 	steps = append(steps, last)
-	var amount, created, updated int64
-	var reason, state, tx string
-	ok, err := found(db.reader().QueryRowContext(ctx, `SELECT amount, reason, state, COALESCE(tx_hash, ''), created_at, updated_at FROM refunds WHERE payment_id = $1`, p.ID).
-		Scan(&amount, &reason, &state, &tx, &created, &updated))
-	if err != nil || !ok {
+	r, err := db.Refund(ctx, p.ID)
+	if err != nil || r == nil {
 		return steps, err
 	}
-	at := created
-	if state != "due" {
-		at = updated
+	return append(steps, refundSteps(r)...), nil
+}
+
+// refundSteps are what happened to a refund, as far as its row says.
+func refundSteps(r *ledger.Refund) []Step {
+	steps := []Step{{r.Created, "refund due", fmt.Sprintf("%d units: %s", r.Amount, r.Reason)}}
+	if r.State == ledger.RefundDue {
+		return steps
 	}
-	return append(steps, Step{fromMicros(at), "refund", fmt.Sprintf("%d units %s: %s %s", amount, state, reason, tx)}), nil
+	detail := fmt.Sprintf("%d units to %s, nonce %s, until %s", r.Amount, r.Payment.Payer, r.Nonce, time.Unix(r.ValidBefore, 0).UTC().Format(time.RFC3339))
+	steps = append(steps, Step{What: "refund signed", Detail: detail})
+	switch {
+	case r.State == ledger.RefundFinal:
+		return append(steps, Step{r.Updated, "refund final", fmt.Sprintf("%s in block %d, log %d", r.Tx, r.BlockNumber, r.LogIndex)})
+	case r.Tx != "":
+		return append(steps, Step{r.Updated, "refund mined", fmt.Sprintf("%s in block %d, log %d", r.Tx, r.BlockNumber, r.LogIndex)})
+	case r.Proof != "":
+		return append(steps, Step{r.Updated, "refund over", r.Proof + ": sign it again"})
+	}
+	return steps
 }
 
 // Charge is a payment that the book holds to be charged, and where.

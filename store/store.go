@@ -36,7 +36,7 @@ type Options struct {
 	Now    func() time.Time
 	Log    *slog.Logger
 	// Failpoint, if set, is called at the boundaries of the money path: t1, t2,
-	// t3 and mined, each with ".before" and ".after".
+	// t3 and mined, and of refunds: repay and repaid, each with ".before" and ".after".
 	Failpoint func(name string)
 	// Fatal is called when the disk broke its promise (an fsync failed): what
 	// was acknowledged may be lost, and only a new process may look. It should
