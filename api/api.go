@@ -73,6 +73,7 @@ type PaymentFilter struct {
 	// BeforeID, with Before, also selects those created at that very moment with
 	// a later id: the page after the payment with this id.
 	BeforeID string
+	Refund   ledger.RefundState // only those with a refund in this state
 	Limit    int
 }
 
@@ -105,6 +106,7 @@ type Handler struct {
 	Events   Events
 	Payments Payments
 	Channels Channels
+	Refunds  Refunds
 	Segments Segments // nil: there are none to check or upload
 	Upkeep   Upkeep
 	// Reconciler asks the chain; nil: this process knows none.
@@ -145,6 +147,8 @@ func NewHandler(h *Handler) *Handler {
 		"/v1/payments":                {"GET": {PaymentsRead, h.listPayments}},
 		"/v1/payments/{id}":           {"GET": {PaymentsRead, h.showPayment}},
 		"/v1/payments/{id}/reconcile": {"POST": {PaymentsRead, h.reconcilePayment}},
+		"/v1/payments/{id}/refund":    {"GET": {PaymentsRead, h.showRefund}, "POST": {FacilitatorSettle, h.repay}},
+		"/v1/refunds":                 {"GET": {PaymentsRead, h.listRefunds}},
 		"/v1/reconcile":               {"POST": {PaymentsRead, h.compare}},
 		"/v1/channels":                {"GET": {PaymentsRead, h.listChannels}},
 		"/v1/channels/claim":          {"POST": {FacilitatorSettle, h.claimChannels}},

@@ -227,13 +227,14 @@ type PaymentQuery struct {
 	// page before.
 	Before   time.Time
 	BeforeID string
+	Refund   string // only those with a refund in this state
 	Limit    int
 }
 
 // Payments lists payments, newest first.
 func (c *Client) Payments(ctx context.Context, p PaymentQuery) ([]Payment, error) {
 	q := url.Values{}
-	for name, v := range map[string]string{"tenant": p.Tenant, "payer": p.Payer, "money": p.Money} {
+	for name, v := range map[string]string{"tenant": p.Tenant, "payer": p.Payer, "money": p.Money, "refund": p.Refund} {
 		if v != "" {
 			q.Set(name, v)
 		}

@@ -39,6 +39,7 @@ type Payment struct {
 	LogIndex    int64            `json:"logIndex,omitempty"`
 	Proof       string           `json:"proof,omitempty"`
 	Error       clawr.Code       `json:"error,omitempty"`
+	Refund      *Refund          `json:"refund,omitempty"` // what is owed for it, or was
 	Created     time.Time        `json:"createdAt"`
 	Updated     time.Time        `json:"updatedAt"`
 	Answer      *Answer          `json:"answer,omitempty"` // of one payment only
@@ -58,6 +59,8 @@ type paymentList struct {
 	Payments []Payment `json:"payments"` // newest first
 }
 
+var refundStates = []ledger.RefundState{ledger.RefundDue, ledger.RefundSigned, ledger.RefundFinal}
+
 var moneys = []ledger.Money{ledger.Held, ledger.Released, ledger.Signed, ledger.Mined, ledger.Final, ledger.Dead}
 
 func (h *Handler) listPayments(r *request) (any, error) {
@@ -69,6 +72,9 @@ func (h *Handler) listPayments(r *request) (any, error) {
 	f := PaymentFilter{Money: ledger.Money(q.Get("money")), Limit: limit}
 	if f.Money != "" && !slices.Contains(moneys, f.Money) {
 		return nil, refuse(clawr.CodeBadRequest, "money", fmt.Sprintf("%q is no state of money", printable(string(f.Money))), "--money held, released, signed, mined, final or dead")
+	}
+	if f.Refund = ledger.RefundState(q.Get("refund")); f.Refund != "" && !slices.Contains(refundStates, f.Refund) {
+		return nil, refuse(clawr.CodeBadRequest, "refund", fmt.Sprintf("%q is no state of a refund", printable(string(f.Refund))), "--refund due, signed or final")
 	}
 	if s := q.Get("payer"); s != "" {
 		if f.Payer, err = clawr.CheckAddress(s); err != nil {
@@ -101,9 +107,19 @@ func (h *Handler) listPayments(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	ids := make([]string, len(list))
+	for i := range list {
+		ids[i] = list[i].ID
+	}
+	refunds, err := h.refunds(r.Context(), ids...)
+	if err != nil {
+		return nil, err
+	}
 	out := paymentList{Payments: make([]Payment, 0, len(list))}
 	for i := range list {
-		out.Payments = append(out.Payments, h.payment(&list[i], slugs))
+		p := h.payment(&list[i], slugs)
+		p.Refund = refunds[p.ID]
+		out.Payments = append(out.Payments, p)
 	}
 	return out, nil
 }
@@ -129,6 +145,11 @@ func (h *Handler) showPayment(r *request) (any, error) {
 	if a != nil {
 		out.Answer = &Answer{a.Status, a.Len, a.SHA256, a.Expires.UTC()}
 	}
+	refunds, err := h.refunds(r.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	out.Refund = refunds[id]
 	out.Counters = p.Counters
 	out.History, err = h.Payments.History(r.Context(), p)
 	return out, err

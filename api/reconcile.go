@@ -41,6 +41,9 @@ type Account struct {
 	Shown       int64        `json:"shown"`     // units that the chain shows
 	Drift       int64        `json:"drift"`     // shown − booked
 	Explained   int64        `json:"explained"` // of Drift, by what the differences name
+	Refunds     int          `json:"refunds"`   // that the book says the chain shows
+	Refunded    int64        `json:"refunded"`  // units of those
+	Returned    int64        `json:"returned"`  // units of refunds that the chain shows
 	Differences []Difference `json:"differences"`
 }
 
@@ -48,7 +51,9 @@ type Account struct {
 type Difference struct {
 	// Kind is not_booked (an authorization that the book has no charge for),
 	// not_ours (a transfer without an authorization: somebody just paid),
-	// not_on_chain (a charge without its transfer) or amount (both, unequal).
+	// not_on_chain (a charge without its transfer) or amount (both, unequal); or,
+	// of what was paid back, refund_not_on_chain (one without its transfer) or
+	// refund_not_booked (a transfer whose refund the book takes for unpaid).
 	Kind        string `json:"kind"`
 	Payment     string `json:"payment,omitempty"`
 	Payer       string `json:"payer,omitempty"`
@@ -65,6 +70,9 @@ const (
 	NotOurs    = "not_ours"
 	NotOnChain = "not_on_chain"
 	Amounts    = "amount"
+
+	RefundNotOnChain = "refund_not_on_chain"
+	RefundNotBooked  = "refund_not_booked"
 )
 
 // Reconciled is what became of one payment when the chain was asked.

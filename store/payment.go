@@ -78,7 +78,8 @@ type PaymentFilter struct {
 	// BeforeID, with Before, also selects those created at that very moment with
 	// a later id: the page after the payment with this id.
 	BeforeID string
-	Limit    int // 0: 100
+	Refund   ledger.RefundState // only those with a refund in this state
+	Limit    int                // 0: 100
 }
 
 // Payments lists payments, newest first.
@@ -96,6 +97,9 @@ func (db *DB) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, 
 	}
 	if f.Money != "" {
 		and("money = $%d", string(f.Money))
+	}
+	if f.Refund != "" {
+		and("EXISTS(SELECT 1 FROM refunds r WHERE r.payment_id = payments.id AND r.state = $%d)", string(f.Refund))
 	}
 	switch {
 	case f.Before.IsZero():

@@ -65,9 +65,9 @@ func (db *DB) SignedRefunds(ctx context.Context, network string, limit int) ([]l
 	return db.refunds(ctx, `WHERE r.state = 'signed' AND r.proof IS NULL AND p.network = $1 ORDER BY r.created_at, r.payment_id LIMIT $2`, network, limit)
 }
 
-// Repaid are the refunds of an address that the chain shows, by block.
-func (db *DB) Repaid(ctx context.Context, network, asset, from string) ([]ledger.Refund, error) {
-	return db.refunds(ctx, `WHERE p.network = $1 AND p.asset = $2 AND p.pay_to = $3 AND r.tx_hash IS NOT NULL ORDER BY r.block_number, r.log_index`, network, asset, from)
+// RefundsOf are the refunds of what was paid to an address, oldest first.
+func (db *DB) RefundsOf(ctx context.Context, network, asset, payTo string) ([]ledger.Refund, error) {
+	return db.refunds(ctx, `WHERE p.network = $1 AND p.asset = $2 AND p.pay_to = $3 ORDER BY r.created_at, r.payment_id`, network, asset, payTo)
 }
 
 func (db *DB) refunds(ctx context.Context, where string, args ...any) ([]ledger.Refund, error) {

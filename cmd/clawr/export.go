@@ -112,6 +112,16 @@ var exported = []struct {
 	{"block", func(p *api.Payment) string { return number(p.BlockNumber) }},
 	{"proof", func(p *api.Payment) string { return p.Proof }},
 	{"error", func(p *api.Payment) string { return string(p.Error) }},
+	{"refund", func(p *api.Payment) string { return refundState(p.Refund) }},
+	{"refund_units", func(p *api.Payment) string { return ofRefund(p, func(r *api.Refund) string { return r.Amount }) }},
+	{"refund_transaction", func(p *api.Payment) string { return ofRefund(p, func(r *api.Refund) string { return r.Transaction }) }},
+}
+
+func ofRefund(p *api.Payment, of func(*api.Refund) string) string {
+	if p.Refund == nil {
+		return ""
+	}
+	return of(p.Refund)
 }
 
 func number(n int64) string {

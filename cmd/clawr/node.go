@@ -39,6 +39,7 @@ type node struct {
 	tokens   tokenCount               // that may ask this process as a facilitator
 	watcher  *facilitator.Watcher     // of the chain that payments settles on
 	settler  *facilitator.Facilitator // in this process; nil: payments are settled elsewhere
+	refunder *facilitator.Refunder    // of what is paid back; nil: nobody settles
 	segments *dataset.Cache
 	leases   *dispatch.Leases // nil: this node has every quota to itself
 	unlock   func()
@@ -125,6 +126,7 @@ func (n *node) start(ctx context.Context, g *errgroup.Group, ln, admin net.Liste
 		running, stop := context.WithCancel(context.WithoutCancel(ctx))
 		g.Go(func() error { return n.payments.Run(running) })
 		g.Go(func() error { return n.watcher.Run(running) })
+		g.Go(func() error { return n.refunder.Run(running) })
 		g.Go(func() error {
 			<-drained
 			stop()
@@ -189,6 +191,7 @@ func (n *node) assemble(ctx context.Context) error {
 	if n.payments, err = n.facilitator(ctx); err != nil {
 		return err
 	}
+	n.refunder = n.newRefunder()
 	n.dispatch = &dispatch.Dispatcher{
 		Directory: n.dir, Tenants: n.db, Workers: ws, Book: n.db, Recovery: n.db, Charged: n.db, Queue: n.db, Quotas: n.db,
 		Limiter: new(meter.Limiter), Usage: n.usage, Log: n.log, Asset: n.set.asset, Quotes: quotes, Salt: salt[0].Value,

@@ -15,7 +15,7 @@ import (
 )
 
 func newPayments(e *env) *cobra.Command {
-	return group("payments", "Show who paid what, and where the money is", e.paymentsList(), e.paymentsShow(), e.paymentsReconcile(), e.paymentsExport(), e.paymentsChannels(), e.paymentsClaim())
+	return group("payments", "Show who paid what, and where the money is", e.paymentsList(), e.paymentsShow(), e.paymentsReconcile(), e.paymentsExport(), e.paymentsRefund(), e.paymentsChannels(), e.paymentsClaim())
 }
 
 func (e *env) paymentsList() *cobra.Command {
@@ -40,9 +40,9 @@ func (e *env) paymentsList() *cobra.Command {
 					var rows [][]string
 					for i := range list {
 						p := &list[i]
-						rows = append(rows, []string{p.ID, stamp(p.Created), dash(p.Tenant), amount(p), short(p.Payer), string(p.Work), string(p.Money), dash(short(p.Transaction)), dash(string(p.Error))})
+						rows = append(rows, []string{p.ID, stamp(p.Created), dash(p.Tenant), amount(p), short(p.Payer), string(p.Work), string(p.Money), dash(short(p.Transaction)), dash(refundState(p.Refund)), dash(string(p.Error))})
 					}
-					return table(w, "PAYMENT TIME TENANT AMOUNT PAYER WORK MONEY TRANSACTION ERROR", rows)
+					return table(w, "PAYMENT TIME TENANT AMOUNT PAYER WORK MONEY TRANSACTION REFUND ERROR", rows)
 				})
 			})
 		},
@@ -58,6 +58,7 @@ func selectPayments(fl *pflag.FlagSet, q *api.PaymentQuery) {
 	fl.StringVar(&q.Tenant, "tenant", "", "only to this `slug`")
 	fl.StringVar(&q.Payer, "payer", "", "only by this `address`")
 	fl.StringVar(&q.Money, "money", "", "only those whose money is held, released, signed, mined, final or dead")
+	fl.StringVar(&q.Refund, "refund", "", "only those with a refund that is due, signed or final")
 }
 
 func checkMoney(state string) error {
@@ -104,7 +105,10 @@ func (e *env) paymentsShow() *cobra.Command {
 }
 
 func showPayment(w io.Writer, p *api.Payment) error {
-	answer, block := "", ""
+	answer, block, refund, repaid := "", "", "", ""
+	if r := p.Refund; r != nil {
+		refund, repaid = fmt.Sprintf("%s, %s units to %s", refundState(r), r.Amount, r.To), r.Transaction
+	}
 	if p.Answer != nil {
 		answer = fmt.Sprintf("%d, %s, kept until %s", p.Answer.Status, byteSize(p.Answer.Bytes), stamp(p.Answer.Expires))
 	}
@@ -115,7 +119,7 @@ func showPayment(w io.Writer, p *api.Payment) error {
 		"payment", p.ID, "tenant", fmt.Sprintf("%s version %d", dash(p.Tenant), p.Version), "route", p.Route, "amount", fmt.Sprintf("%s (%s units of %s)", amount(p), p.Amount, p.Asset),
 		"network", p.Network, "payer", p.Payer, "nonce", p.Nonce, "pay to", p.PayTo, "valid until", stamp(p.ValidBefore), "policy", string(p.Policy),
 		"work", string(p.Work), "money", string(p.Money), "facilitator", p.Facilitator, "batch", p.BatchID, "transaction", p.Transaction, "block", block,
-		"proof", p.Proof, "error", string(p.Error), "answer", answer, "reserved", stamp(p.Created), "updated", stamp(p.Updated))
+		"proof", p.Proof, "error", string(p.Error), "answer", answer, "refund", refund, "refunded by", repaid, "reserved", stamp(p.Created), "updated", stamp(p.Updated))
 }
 
 // showHistory writes what happened to a payment, in order.

@@ -107,7 +107,7 @@ func (n *node) control() http.Handler {
 }
 
 func (n *node) plane(authorize func(*http.Request) (api.Principal, error)) http.Handler {
-	h := &api.Handler{Tenants: directory{n.db, n}, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Channels: till{n}, Upkeep: book{n.db}, Segments: n.files(),
+	h := &api.Handler{Tenants: directory{n.db, n}, Owners: book{n.db}, Tokens: book{n.db}, Events: n.db, Payments: book{n.db}, Channels: till{n}, Refunds: repaying{n.db, n}, Upkeep: book{n.db}, Segments: n.files(),
 		Authorize: authorize, PublicURL: n.public, Docs: docsURL, Log: n.log}
 	if h.PublicURL == "" {
 		h.PublicURL = localURL

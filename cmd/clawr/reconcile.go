@@ -133,7 +133,50 @@ func compare(ctx context.Context, db *store.DB, c *chain.Client, s store.Seller)
 	for _, d := range a.Differences {
 		a.Explained += d.Shown - d.Booked
 	}
-	return a, nil
+	return a, compareRefunds(ctx, db, c, s, &a)
+}
+
+// compareRefunds holds what the book says was paid back against what the chain
+// shows of the authorizations that pay it, of those too that the book takes for
+// unpaid.
+func compareRefunds(ctx context.Context, db *store.DB, c *chain.Client, s store.Seller, a *api.Account) error {
+	list, err := db.RefundsOf(ctx, s.Network, s.Asset, s.PayTo)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		r := &list[i]
+		if r.BlockNumber > a.ToBlock {
+			continue // mined since
+		}
+		k := r.Key()
+		t := chain.Transfer{Asset: common.HexToAddress(k.Asset), Payer: common.HexToAddress(k.Payer), PayTo: common.HexToAddress(r.Payment.Payer), Amount: r.Amount, Nonce: common.HexToHash(k.Nonce)}
+		d := api.Difference{Kind: api.RefundNotOnChain, Payment: r.PaymentID, Payer: k.Payer, Nonce: k.Nonce, Transaction: r.Tx, LogIndex: r.LogIndex}
+		var found chain.Finding
+		if r.Tx != "" {
+			a.Refunds++
+			a.Refunded += r.Amount
+			d.Booked = r.Amount
+			found, err = c.Evidence(ctx, common.HexToHash(r.Tx), t)
+		} else {
+			found, err = c.FindEvidence(ctx, t, a.FromBlock)
+		}
+		if err != nil {
+			return err
+		}
+		shown := found.Use == chain.Paid && found.Evidence.Block <= a.ToBlock
+		if shown {
+			a.Returned += r.Amount
+			d.Shown = r.Amount
+		}
+		if shown && r.Tx == "" {
+			d.Kind, d.Transaction, d.LogIndex = api.RefundNotBooked, strings.ToLower(found.Tx.Hex()), found.Evidence.LogIndex
+		}
+		if d.Shown != d.Booked {
+			a.Differences = append(a.Differences, d)
+		}
+	}
+	return nil
 }
 
 // unbooked says what a transfer is that the book has no charge for.
@@ -168,8 +211,9 @@ func (e *env) paymentsReconcile() *cobra.Command {
 		Use: "reconcile [PAYMENT]", Short: "Ask the chain what became of a payment, or hold the whole book against it", Args: cobra.MaximumNArgs(1),
 		Long: `Ask the chain, by payer and nonce, what became of a payment that may have been
 submitted, and book that. With --all every such payment is asked about, and then
-what the book says was charged is held against the transfers that the chain
-shows: they agree to the unit, or each difference is named and the command fails.`,
+what the book says was charged, and paid back, is held against the transfers that
+the chain shows: they agree to the unit, or each difference is named and the
+command fails.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 1) == all {
 				return &clawr.Error{Code: clawr.CodeUsage, Message: "name one payment, or give --all", Fix: "clawr payments reconcile pay_… or --all"}
@@ -232,12 +276,12 @@ func (e *env) reconcileAll(ctx context.Context, ctl *controller) error {
 func showAccounts(w io.Writer, accounts []api.Account) error {
 	var rows, named [][]string
 	for _, a := range accounts {
-		rows = append(rows, []string{short(a.PayTo), short(a.Asset), fmt.Sprint(a.Payments), fmt.Sprint(a.Booked), fmt.Sprint(a.Transfers), fmt.Sprint(a.Shown), fmt.Sprint(a.Drift), fmt.Sprintf("%d–%d", a.FromBlock, a.ToBlock)})
+		rows = append(rows, []string{short(a.PayTo), short(a.Asset), fmt.Sprint(a.Payments), fmt.Sprint(a.Booked), fmt.Sprint(a.Transfers), fmt.Sprint(a.Shown), fmt.Sprint(a.Drift), fmt.Sprint(a.Refunds), fmt.Sprint(a.Refunded), fmt.Sprint(a.Returned), fmt.Sprintf("%d–%d", a.FromBlock, a.ToBlock)})
 		for _, d := range a.Differences {
 			named = append(named, []string{d.Kind, dash(d.Payment), short(d.Payer), dash(short(d.Nonce)), d.Transaction, fmt.Sprint(d.LogIndex), fmt.Sprint(d.Booked), fmt.Sprint(d.Shown)})
 		}
 	}
-	if err := table(w, "PAY-TO TOKEN PAYMENTS BOOKED TRANSFERS SHOWN DRIFT BLOCKS", rows); err != nil || len(named) == 0 {
+	if err := table(w, "PAY-TO TOKEN PAYMENTS BOOKED TRANSFERS SHOWN DRIFT REFUNDS REFUNDED RETURNED BLOCKS", rows); err != nil || len(named) == 0 {
 		return err
 	}
 	fmt.Fprintln(w)

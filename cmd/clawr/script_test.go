@@ -44,6 +44,7 @@ func (s served) Run() int { return storetest.Main(s.M) }
 //	waitfor FILE REGEXP  until the file matches, at most 15 s
 //	env-from FILE NAME REGEXP   set $NAME to the first group's match in the file
 //	key NAME             make a key: $NAME is the secret, $NAME_ADDR the address
+//	write FILE TEXT      write a file that nobody else can read
 //	exits N COMMAND…     run a command, which must end with exit code N
 //	lossy NAME ADDR N    a proxy before ADDR, at $NAME, that passes on the next N requests with a payment but cuts the
 //	                     connection instead of replying
@@ -60,7 +61,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "key": cmdKey, "lossy": cmdLossy, "exits": cmdExits,
+			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "key": cmdKey, "write": cmdWrite, "lossy": cmdLossy, "exits": cmdExits,
 		},
 	})
 }
@@ -271,6 +272,13 @@ func cmdKey(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Setenv(args[0], k.Reveal())
 	ts.Setenv(args[0]+"_ADDR", k.Address().Hex())
+}
+
+func cmdWrite(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: write FILE TEXT")
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(args[1]+"\n"), 0o600))
 }
 
 func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
