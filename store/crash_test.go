@@ -55,6 +55,9 @@ func child(env string) {
 	if err != nil {
 		fatal(err)
 	}
+	if strings.HasPrefix(how, "repa") {
+		fatal(repaid(ctx, db, payment(tenant.ID, 1, ledger.SettleFirst)))
+	}
 	if how != "stream" {
 		fatal(live(ctx, db, payment(tenant.ID, 1, ledger.SettleBeforeResponse)))
 	}

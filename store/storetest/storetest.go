@@ -44,6 +44,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"OpenPaymentsAreHeld", openPaymentsAreHeld},
 		{"CursorsMove", cursorsMove},
 		{"OwedAfterTheLease", owedAfterTheLease},
+		{"RefundsAreSignedOnce", refundsAreSignedOnce},
+		{"RefundHistories", refundHistories},
 		{"NewPayersStartAtZero", newPayersStartAtZero},
 		{"ExposureFollowsTheMoney", exposureFollowsTheMoney},
 		{"ExposureHolds", exposureHolds},
