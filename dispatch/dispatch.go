@@ -104,6 +104,10 @@ type Dispatcher struct {
 	MaxBody   int64         // of a request, bytes; 1 MB
 	MaxAnswer int64         // of an answer, bytes; 64 MB
 	MaxFlight int64         // paid calls at a time; 4096
+	// Bare has the book keep of a payment only what it takes to settle it, and not
+	// what its buyer echoes: our own facilitator needs nothing else, and a
+	// payment is as many bytes to the disk five times over.
+	Bare bool
 	// Exposure bounds what async tenants deliver before it is charged; the zero
 	// value gives nobody any credit.
 	Exposure ledger.Exposure

@@ -86,7 +86,11 @@ func (d *Dispatcher) claim(c *call, p *payment, e *entry, terms x402.Requirement
 // row is the payment as it is reserved. The quote is kept as a hash only: it
 // is a bearer credential.
 func (d *Dispatcher) row(c *call, p *payment, e *entry, terms x402.Requirements) (ledger.Payment, error) {
-	raw := p.ForFacilitator(&terms).JSON()
+	kept := p.ForFacilitator(&terms)
+	if d.Bare {
+		kept = kept.Bare()
+	}
+	raw := kept.JSON()
 	amount, err := strconv.ParseInt(terms.Amount, 10, 64)
 	if err != nil {
 		return ledger.Payment{}, err

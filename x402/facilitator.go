@@ -251,6 +251,15 @@ func (p *PaymentPayload) ForFacilitator(r *Requirements) *PaymentPayload {
 	return &out
 }
 
+// Bare is p without what its buyer only repeats, the resource and the
+// extensions: a facilitator that catalogues nothing needs none of it. A dataset's
+// extensions alone are three times as long as all the rest.
+func (p *PaymentPayload) Bare() *PaymentPayload {
+	out := *p
+	out.Resource, out.Extensions = nil, nil
+	return &out
+}
+
 // WithoutQuote is r as a facilitator may see it.
 func (r Requirements) WithoutQuote() Requirements {
 	r.Extra.Quote = ""

@@ -124,6 +124,15 @@ func TestQuoteIsStripped(t *testing.T) {
 	if _, err := Verify(&sent.Payload, &sent.Requirements, Check{Now: testTime}); err != nil {
 		t.Errorf("without its quote the payment is refused: %v", err)
 	}
+	// Nor does our own need what the buyer only repeats.
+	sent.Payload.Extensions = Object{{"bazaar", []byte(`{"info":{}}`)}}
+	bare, err := ParsePayload(sent.Payload.Bare().JSON())
+	if err != nil || bare.Resource != nil || bare.Extensions != nil || sent.Payload.Extensions == nil {
+		t.Fatalf("bare it is %+v, %v", bare, err)
+	}
+	if _, err := Verify(bare, &sent.Requirements, Check{Now: testTime}); err != nil {
+		t.Errorf("bare, the payment is refused: %v", err)
+	}
 	// What is not a string is no quote, and must not get through either.
 	p.Accepted.Extra = Extra{Name: "USDC", Version: "2", Rest: Object{{"quote", []byte(`{"q":1}`)}, {"more", []byte(`1`)}}}
 	if got := string(p.ForFacilitator(&plain).JSON()); strings.Contains(got, "quote") || !strings.Contains(got, `"more":1`) {

@@ -203,7 +203,7 @@ func (n *node) assemble(ctx context.Context) error {
 		n.dispatch.Quotas = n.leases
 	}
 	if n.payments != nil {
-		n.dispatch.Payments = n.payments
+		n.dispatch.Payments, n.dispatch.Bare = n.payments, n.settler != nil
 	}
 	if n.db.Damage() != nil {
 		n.dispatch.Closed = &clawr.Error{Code: clawr.CodeReadOnly, Message: "no payments are taken just now; nothing was charged", Fix: "try again later; keep the payment, if you have sent one", RetryAfter: time.Minute}
