@@ -58,7 +58,8 @@ type Move struct {
 }
 
 // Watched is what the book holds to be on a chain. Each method is one
-// transaction, and doing it twice is doing it once.
+// transaction, but for FinalizeBlock, which may end after a part of its block;
+// doing it twice is doing it once.
 type Watched interface {
 	// Blocks lists the blocks, from one number to another, in which the book
 	// has something mined that is not final.

@@ -31,30 +31,40 @@ func (db *DB) Blocks(ctx context.Context, network string, from, to int64) ([]led
 	return list, err
 }
 
+// finalAtOnce is how many payments become final in one transaction: a block may
+// hold thousands, and calls wait behind it.
+const finalAtOnce = 250
+
 // FinalizeBlock records that b is finalized, and the chain too up to the
-// number final: its payments and its batches are final. A batch one of whose
-// settlements was paid by a later transaction waits for that one's block.
+// number final: its payments, a part at a time, and then its batches are final.
+// A batch one of whose settlements was paid by a later transaction waits for
+// that one's block. After an error it is asked again, for the rest.
 func (db *DB) FinalizeBlock(ctx context.Context, network string, b ledger.Block, final int64) (payments int, err error) {
-	err = db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
-		now := db.micros()
-		if _, err := q.ExecContext(ctx, `
+	for n := 1; n > 0; payments += n {
+		err := db.write(ctx, func(ctx context.Context, q querier, _ bool) (err error) {
+			var sums map[account]int64
+			sums, n, err = scanFinal(q.QueryContext(ctx, `
+				UPDATE payments SET money = 'final', updated_at = $4 WHERE money = 'mined' AND id IN(
+					SELECT id FROM payments WHERE network = $1 AND money = 'mined' AND block_number = $2 AND block_hash = $3 LIMIT $5)
+				RETURNING network, asset, pay_to, payer, amount`,
+				network, b.Number, b.Hash, db.micros(), finalAtOnce))
+			if err != nil {
+				return err
+			}
+			return earn(ctx, q, sums)
+		})
+		if err != nil {
+			return payments, err
+		}
+	}
+	return payments, db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
+		_, err := q.ExecContext(ctx, `
 			UPDATE settlement_batches SET state = 'final', updated_at = $4
 			WHERE network = $1 AND state = 'mined' AND block_number = $2 AND block_hash = $3 AND NOT EXISTS(
 				SELECT 1 FROM settlement_items i WHERE i.batch_id = settlement_batches.id AND i.outcome = 'used_elsewhere' AND i.block_number > $5)`,
-			network, b.Number, b.Hash, now, final); err != nil {
-			return err
-		}
-		sums, n, err := scanFinal(q.QueryContext(ctx, `
-			UPDATE payments SET money = 'final', updated_at = $4 WHERE network = $1 AND money = 'mined' AND block_number = $2 AND block_hash = $3
-			RETURNING network, asset, pay_to, payer, amount`,
-			network, b.Number, b.Hash, now))
-		if err != nil {
-			return err
-		}
-		payments = n
-		return earn(ctx, q, sums)
+			network, b.Number, b.Hash, db.micros(), final)
+		return err
 	})
-	return payments, err
 }
 
 // UnmineBlock takes back all evidence in b, which is not on the canonical
@@ -123,13 +133,25 @@ func reopenItems(ctx context.Context, q querier, batchID string) error {
 
 // Used books what the chain shows of authorizations, whoever submitted them:
 // a payment among them that is submitted, and of exactly that transfer, is
-// mined. Most are nobody's here, so they are looked up before anything is
-// written.
+// mined. Most are nobody's here, or were booked with their batch, so they are
+// looked up before anything is written.
 func (db *DB) Used(ctx context.Context, uses []ledger.Use) (payments int, err error) {
 	var ours []ledger.Use
+	known := map[ledger.Evidence]bool{} // transactions
 	for _, u := range uses {
 		if u.Tx == "" || u.BlockHash == "" {
 			return 0, errors.New("store: used without evidence")
+		}
+		tx := ledger.Evidence{Tx: u.Tx, BlockNumber: u.BlockNumber, BlockHash: u.BlockHash}
+		booked, ok := known[tx]
+		if !ok {
+			if booked, err = db.bookedWhole(ctx, u.Network, tx); err != nil {
+				return 0, err
+			}
+			known[tx] = booked
+		}
+		if booked {
+			continue
 		}
 		var one int
 		ok, err := found(db.reader().QueryRowContext(ctx, `
@@ -157,6 +179,17 @@ func (db *DB) Used(ctx context.Context, uses []ledger.Use) (payments int, err er
 		return nil
 	})
 	return payments, err
+}
+
+// bookedWhole reports whether a transaction is a batch of ours that Mined booked
+// in this block, with every one of its settlements paid: then it booked their
+// payments, too.
+func (db *DB) bookedWhole(ctx context.Context, network string, e ledger.Evidence) (bool, error) {
+	var one int
+	return found(db.reader().QueryRowContext(ctx, `
+		SELECT 1 FROM settlement_batches b WHERE network = $1 AND state = 'mined' AND block_number = $2 AND block_hash = $3 AND mined_tx = $4
+			AND NOT EXISTS(SELECT 1 FROM settlement_items i WHERE i.batch_id = b.id AND COALESCE(i.outcome, '') <> 'paid')`,
+		network, e.BlockNumber, e.BlockHash, e.Tx).Scan(&one))
 }
 
 // Held is what the submitted and the reserved payments of an account come to,

@@ -146,7 +146,7 @@ func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) err
 				return fmt.Errorf("%w: %s", ledger.ErrLive, id)
 			}
 		}
-		return db.signPayments(ctx, q, b.ID, b.Settlements)
+		return db.signPayments(ctx, q, b.ID, len(b.Settlements))
 	})
 	if err != nil {
 		return err
@@ -155,48 +155,48 @@ func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) err
 	return nil
 }
 
-// signPayments moves the payments of a batch's settlements to signed. If some
-// have none it first locks new ones out: a reservation that is under way then
-// shows up, and one that comes later will see the live item.
-func (db *DB) signPayments(ctx context.Context, q querier, batch string, settlements []string) error {
-	var foreign int
-	err := q.QueryRowContext(ctx, `
-		SELECT COUNT(*) FROM settlement_items i JOIN settlements s ON s.id = i.settlement_id
-			LEFT JOIN payments p ON p.network = s.network AND p.asset = s.asset AND p.payer = s.payer AND p.auth_nonce = s.auth_nonce
-		WHERE i.batch_id = $1 AND p.id IS NULL`, batch).Scan(&foreign)
+// signPayments moves the payments of a batch's settlements to signed, all by
+// one statement. Where other processes write too and some settlements have none
+// it first locks new ones out: a reservation that is under way then shows up,
+// and one that comes later will see the live item.
+func (db *DB) signPayments(ctx context.Context, q querier, batch string, settlements int) error {
+	if !db.soleOwner() {
+		var foreign int
+		err := q.QueryRowContext(ctx, `
+			SELECT COUNT(*) FROM settlement_items i JOIN settlements s ON s.id = i.settlement_id
+				LEFT JOIN payments p ON p.network = s.network AND p.asset = s.asset AND p.payer = s.payer AND p.auth_nonce = s.auth_nonce
+			WHERE i.batch_id = $1 AND p.id IS NULL`, batch).Scan(&foreign)
+		if err != nil {
+			return err
+		}
+		if foreign > 0 {
+			if err := db.lockPayments(ctx, q); err != nil {
+				return err
+			}
+		}
+	}
+	res, err := q.ExecContext(ctx, `
+		UPDATE payments SET money = 'signed', batch_id = $1, facilitator = 'self', updated_at = $2
+		FROM settlement_items i JOIN settlements s ON s.id = i.settlement_id
+		WHERE i.batch_id = $1 AND payments.network = s.network AND payments.asset = s.asset AND payments.payer = s.payer AND payments.auth_nonce = s.auth_nonce
+		  AND payments.pay_to = s.pay_to AND payments.amount = s.amount
+		  AND (money = 'signed' OR money = 'held' AND (policy <> 'settle_first' AND work = 'done' OR policy = 'settle_first' AND work = 'pending'))`,
+		batch, db.micros())
 	if err != nil {
 		return err
 	}
-	if foreign > 0 {
-		if err := db.lockPayments(ctx, q); err != nil {
-			return err
-		}
+	if n, err := res.RowsAffected(); err != nil || n == int64(settlements) {
+		return err
 	}
-	for _, id := range settlements {
-		ok, err := changed(q.ExecContext(ctx, `
-			UPDATE payments SET money = 'signed', batch_id = $2, facilitator = 'self', updated_at = $3 FROM settlements s
-			WHERE s.id = $1 AND payments.network = s.network AND payments.asset = s.asset AND payments.payer = s.payer AND payments.auth_nonce = s.auth_nonce
-			  AND payments.pay_to = s.pay_to AND payments.amount = s.amount
-			  AND (money = 'signed' OR money = 'held' AND (policy <> 'settle_first' AND work = 'done' OR policy = 'settle_first' AND work = 'pending'))`,
-			id, batch, db.micros()))
-		if err != nil {
-			return err
-		}
-		if ok {
-			continue
-		}
-		var payment string
-		ours, err := found(q.QueryRowContext(ctx, `
-			SELECT p.id FROM payments p JOIN settlements s ON p.network = s.network AND p.asset = s.asset AND p.payer = s.payer AND p.auth_nonce = s.auth_nonce
-			WHERE s.id = $1`, id).Scan(&payment))
-		if err != nil {
-			return err
-		}
-		if ours {
-			return fenced(ledger.MoveSign, payment)
-		}
+	var payment string
+	ours, err := found(q.QueryRowContext(ctx, `
+		SELECT p.id FROM settlement_items i JOIN settlements s ON s.id = i.settlement_id
+			JOIN payments p ON p.network = s.network AND p.asset = s.asset AND p.payer = s.payer AND p.auth_nonce = s.auth_nonce
+		WHERE i.batch_id = $1 AND COALESCE(p.batch_id, '') <> $1 LIMIT 1`, batch).Scan(&payment))
+	if err == nil && ours {
+		err = fenced(ledger.MoveSign, payment)
 	}
-	return nil
+	return err
 }
 
 func insertTx(ctx context.Context, q querier, batch string, tx ledger.Tx, now int64) error {
@@ -261,12 +261,14 @@ func (db *DB) Mined(ctx context.Context, batchID, tx string, blockNumber int64, 
 		if items != len(results) {
 			return fmt.Errorf("store: %d results for the %d items of batch %s", len(results), items, batchID)
 		}
+		shown := 0
 		for _, r := range results {
-			if err := db.minedItem(ctx, q, batchID, r); err != nil {
+			if err := minedItem(ctx, q, batchID, r); err != nil {
 				return err
 			}
+			shown += int(bit(r.Outcome != ledger.ItemReverted && r.Tx != "" && r.BlockHash != ""))
 		}
-		return nil
+		return db.minedPayments(ctx, q, batchID, shown)
 	})
 	if err != nil {
 		return err
@@ -275,35 +277,14 @@ func (db *DB) Mined(ctx context.Context, batchID, tx string, blockNumber int64, 
 	return nil
 }
 
-func (db *DB) minedItem(ctx context.Context, q querier, batchID string, r ledger.ItemResult) error {
+func minedItem(ctx context.Context, q querier, batchID string, r ledger.ItemResult) error {
 	ok, err := changed(q.ExecContext(ctx, `
 		UPDATE settlement_items SET outcome = $3, tx_hash = $4, block_number = $5, block_hash = $6, log_index = $7,
 			live = CASE WHEN $3 = 'reverted' THEN 0 ELSE live END
 		WHERE batch_id = $1 AND settlement_id = $2 AND outcome IS NULL`,
 		batchID, r.SettlementID, string(r.Outcome), null(r.Tx), r.BlockNumber, null(r.BlockHash), r.LogIndex))
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return fmt.Errorf("store: %s is no open item of batch %s", r.SettlementID, batchID)
-	}
-	if r.Outcome == ledger.ItemReverted || r.Tx == "" || r.BlockHash == "" {
-		return nil
-	}
-	var k ledger.Key
-	var payTo string
-	var amount int64
-	if err := q.QueryRowContext(ctx, `SELECT network, asset, payer, auth_nonce, pay_to, amount FROM settlements WHERE id = $1`, r.SettlementID).
-		Scan(&k.Network, &k.Asset, &k.Payer, &k.Nonce, &payTo, &amount); err != nil {
-		return err
-	}
-	if ok, err := db.paid(ctx, q, k, r.Evidence, payTo, amount); err != nil || ok {
-		return err
-	}
-	// Nothing to move: somebody else's payment, or one that Paid booked first.
-	p, err := paymentByKey(ctx, q, k)
-	if err == nil && p != nil && p.Money != ledger.Mined && p.Money != ledger.Final {
-		db.log.ErrorContext(ctx, "the chain shows a payment that the book has given up", "payment", p.ID, "money", p.Money, "tx", r.Tx)
+	if err == nil && !ok {
+		err = fmt.Errorf("store: %s is no open item of batch %s", r.SettlementID, batchID)
 	}
 	return err
 }

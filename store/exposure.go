@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"maps"
 	"slices"
 
 	"github.com/402claw/clawr/ledger"
@@ -91,6 +92,28 @@ func exposed(ctx context.Context, q querier, paymentID string, money ledger.Mone
 	return err
 }
 
+// unexpose is exposed for async payments that are mined, with one statement for
+// an account, however many are its.
+func unexpose(ctx context.Context, q querier, list []moved) error {
+	sums, count := map[account]int64{}, map[account]int64{}
+	for _, m := range list {
+		all := m.account
+		all.payer = total
+		for _, a := range []account{all, m.account} {
+			sums[a] += m.amount
+			count[a]++
+		}
+	}
+	for _, a := range inOrder(sums) {
+		if _, err := q.ExecContext(ctx, `
+			UPDATE exposure SET held = CASE WHEN held < CAST($5 AS BIGINT) THEN 0 ELSE held - CAST($5 AS BIGINT) END, pending = pending - CAST($6 AS BIGINT)
+			WHERE network = $1 AND asset = $2 AND pay_to = $3 AND payer = $4`, a.network, a.asset, a.payTo, a.payer, sums[a], count[a]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // account is a payer at a seller.
 type account struct{ network, asset, payTo, payer string }
 
@@ -109,16 +132,17 @@ func scanFinal(rows *sql.Rows, err error) (sums map[account]int64, n int, _ erro
 	return sums, n, err
 }
 
-// earn adds to what payers have paid to sellers for good.
-func earn(ctx context.Context, q querier, sums map[account]int64) error {
-	accounts := make([]account, 0, len(sums))
-	for a := range sums {
-		accounts = append(accounts, a)
-	}
-	slices.SortFunc(accounts, func(a, b account) int {
+// inOrder is the accounts in the one order in which transactions lock them: a
+// seller's sum row before its payers.
+func inOrder(sums map[account]int64) []account {
+	return slices.SortedFunc(maps.Keys(sums), func(a, b account) int {
 		return cmp.Or(cmp.Compare(a.network, b.network), cmp.Compare(a.asset, b.asset), cmp.Compare(a.payTo, b.payTo), cmp.Compare(a.payer, b.payer))
 	})
-	for _, a := range accounts {
+}
+
+// earn adds to what payers have paid to sellers for good.
+func earn(ctx context.Context, q querier, sums map[account]int64) error {
+	for _, a := range inOrder(sums) {
 		if _, err := q.ExecContext(ctx, `
 			INSERT INTO exposure(network, asset, pay_to, payer, held, cap, volume) VALUES ($1, $2, $3, $4, 0, 0, $5)
 			ON CONFLICT (network, asset, pay_to, payer) DO UPDATE SET volume = exposure.volume + excluded.volume`,

@@ -120,13 +120,19 @@ func completeEvent(ctx context.Context, q querier, paymentID string, money ledge
 	if err := exposed(ctx, q, paymentID, money); err != nil {
 		return err
 	}
+	return chargedEvent(ctx, q, paymentID, money)
+}
+
+// chargedEvent is what becomes of a payment's event. That of an async payment
+// was complete when its answer was stored, and only its death changes it.
+func chargedEvent(ctx context.Context, q querier, paymentID string, money ledger.Money) error {
 	var e usage.Event
 	charged(&e, money)
 	_, err := q.ExecContext(ctx, `
 		UPDATE usage_events SET lifecycle = $2, error = $3, billable = $4, amount = price * $4,
 			countable = CASE WHEN CAST($4 AS BIGINT) = 1 THEN 1 ELSE countable END
-		WHERE payment_id = $1 AND event_id = (SELECT event_id FROM payments WHERE id = $1)`,
-		paymentID, string(e.Lifecycle), e.Error, bit(e.Billable))
+		WHERE payment_id = $1 AND event_id = (SELECT event_id FROM payments WHERE id = $1 AND (policy <> 'async' OR CAST($5 AS TEXT) = 'dead'))`,
+		paymentID, string(e.Lifecycle), e.Error, bit(e.Billable), string(money))
 	return err
 }
 

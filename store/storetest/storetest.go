@@ -41,6 +41,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"SettleFirst", settleFirst},
 		{"BlocksAreLostAndFinal", blocksAreLostAndFinal},
 		{"UsesAreOfExactlyTheTransfer", usesAreOfExactlyTheTransfer},
+		{"ABatchIsBookedAtOnce", aBatchIsBookedAtOnce},
+		{"LargeBlocksAreFinalInParts", largeBlocksAreFinalInParts},
 		{"OpenPaymentsAreHeld", openPaymentsAreHeld},
 		{"CursorsMove", cursorsMove},
 		{"OwedAfterTheLease", owedAfterTheLease},
