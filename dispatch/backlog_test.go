@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"math"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,4 +114,49 @@ func TestThePaceIsThatOfABusyQueue(t *testing.T) {
 			t.Errorf("%s: noted %d, %d, %v", c.name, b.depth.Load(), b.expiry.Load(), b.yielded.Load())
 		}
 	}
+}
+
+// Settlement stands back while there is a crowd of calls, and for a moment
+// after: a commit that they share answers all of them at once, and they come
+// back. A clock that was set back is no crowd.
+func TestSettlementStandsBackForACrowd(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	d := &Dispatcher{Now: func() time.Time { return now }}
+	e := &entry{inFlight: new(atomic.Int64)}
+	var leave []func()
+	enter := func(n int64) {
+		for range n {
+			l, err := d.enter(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave = append(leave, l)
+		}
+	}
+	is := func(when string, want bool) {
+		t.Helper()
+		if got := d.busy(); got != want {
+			t.Errorf("%s: busy %v, want %v", when, got, want)
+		}
+	}
+	is("no calls", false)
+	enter(crowd() - 1)
+	is("a call for each processor, and some", false)
+	enter(1)
+	is("a crowd", true)
+	now = now.Add(time.Hour)
+	is("a crowd that has been there for long", true)
+	for _, l := range leave {
+		l()
+	}
+	is("a crowd that came an hour ago and left", false)
+	enter(crowd())
+	for _, l := range leave[len(leave)-int(crowd()):] {
+		l()
+	}
+	is("a crowd that was answered", true)
+	now = now.Add(busyFor)
+	is("a crowd that did not come back", false)
+	now = now.Add(-time.Hour)
+	is("the clock was set back", false)
 }

@@ -122,6 +122,7 @@ type Dispatcher struct {
 	alarmed  atomic.Bool // the queue's age was complained of
 	flights  flights
 	inFlight atomic.Int64
+	crowded  atomic.Int64 // when a call was the last of a crowd, unix nanoseconds
 	callers  callerCache
 	numbers  numbers
 	hashed   sync.Once   // domain is

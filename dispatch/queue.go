@@ -163,7 +163,7 @@ func (d *Dispatcher) settleBook(ctx context.Context, settle func(ledger.Payment)
 func (d *Dispatcher) yield(ctx context.Context) {
 	switch {
 	case d.backlog.failing.Load():
-	case d.inFlight.Load() < int64(4*runtime.GOMAXPROCS(0)) || !d.backlog.drains(d.now(), asyncTimeout/2):
+	case !d.busy() || !d.backlog.drains(d.now(), asyncTimeout/2):
 		return
 	default:
 		d.backlog.yielded.Store(true)
@@ -174,6 +174,20 @@ func (d *Dispatcher) yield(ctx context.Context) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
+}
+
+// crowd is from how many calls in work on they need every processor.
+func crowd() int64 { return int64(4 * runtime.GOMAXPROCS(0)) }
+
+// busyFor is for how long there are too many calls after there were: those who
+// share a commit are all answered at once, and come back, so that now and then
+// there is none for a moment in which hundreds of settlements would be begun.
+const busyFor = 100 * time.Millisecond
+
+// busy reports whether calls need every processor.
+func (d *Dispatcher) busy() bool {
+	since := d.now().Sub(time.Unix(0, d.crowded.Load()))
+	return d.inFlight.Load() >= crowd() || since >= 0 && since < busyFor
 }
 
 // look learns how the queue is doing. since is the last look.

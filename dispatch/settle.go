@@ -26,6 +26,9 @@ func (d *Dispatcher) detached(c *call) (context.Context, context.CancelFunc) {
 func (d *Dispatcher) enter(e *entry) (leave func(), err error) {
 	all, own := d.inFlight.Add(1), e.inFlight.Add(1)
 	leave = func() { d.inFlight.Add(-1); e.inFlight.Add(-1) }
+	if all >= crowd() {
+		d.crowded.Store(d.now().UnixNano())
+	}
 	if d.MaxFlight > 0 && (all > d.MaxFlight || own > max(d.MaxFlight*3/4, 1)) {
 		leave()
 		return nil, &clawr.Error{Code: clawr.CodeOverloaded, Message: "too many paid calls are in work; nothing was charged", Fix: "send the same request again", RetryAfter: time.Second}
