@@ -87,7 +87,8 @@ func paidAsync(ctx context.Context, args []string, out *bursts) (err error) {
 	if err := booked(ctx, p.data, *drain); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "\ndrained in %.0f s, %.0f settlements/s\n", took.Seconds(), float64(r.Good)/took.Seconds())
+	whole := (p.cpu() - before) / time.Duration(r.Good)
+	fmt.Fprintf(os.Stderr, "\ndrained in %.0f s, %.0f settlements/s; clawr CPU ms a call until it is settled: %.3f\n", took.Seconds(), float64(r.Good)/took.Seconds(), ms(whole))
 	dir := p.data
 	w.running = w.running[:len(w.running)-1]
 	if err := w.end(p); err != nil {
