@@ -192,9 +192,3 @@ func cutReason(said []byte) (string, bool) {
 	text := said[4+64:]
 	return string(text[:min(n, len(text))]), true
 }
-
-// HasMulticall reports whether Multicall3 is at its address.
-func (c *Client) HasMulticall(ctx context.Context) (bool, error) {
-	code, err := c.Code(ctx, common.HexToAddress(MulticallAddress))
-	return len(code) > 0, err
-}

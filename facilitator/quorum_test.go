@@ -14,6 +14,7 @@ import (
 
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/e2e/rpcproxy"
+	"github.com/402claw/clawr/facilitator"
 	"github.com/402claw/clawr/facilitator/onchain"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/x402"
@@ -301,5 +302,43 @@ func TestWithoutTheFinalizedStateThereIsNoProof(t *testing.T) {
 		if got := w.money(row.Key, ledger.Dead); got.Proof == "" || asked.Load() == 0 {
 			t.Errorf("dead with proof %q; %d were asked for what they do not have", got.Proof, asked.Load())
 		}
+	}
+}
+
+// What a payer has when clawr first meets it is what the providers agree on: one
+// of them makes nobody rich, nor turns anybody away.
+func TestTheFirstReadOfAPayerIsAgreedOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	list := w.providers(3)
+	v := w.watcher()
+	v.Mirror = &facilitator.Mirror{Chain: w.believed}
+	w.fac.Mirror, w.fac.Holds = v.Mirror, w.db
+	w.look(v)
+	says := func(p *rpcproxy.Proxy, balance string) {
+		p.On("eth_call", func(params []json.RawMessage, ask func(...any) (json.RawMessage, error)) (json.RawMessage, error) {
+			if strings.Contains(string(params[0]), "0x70a08231") { // balanceOf(address)
+				return json.Marshal("0x" + strings.Repeat("0", 64-len(balance)) + balance)
+			}
+			return ask()
+		})
+	}
+	rich := w.payer
+	for _, liar := range list {
+		says(liar, "ffffff")
+		w.payer = w.key()
+		w.fund(w.payer, 999)
+		w.look(v)
+		w.verify(w.payment(), false)
+		liar.Honest()
+	}
+	w.payer = rich
+	for _, liar := range list {
+		says(liar, "0")
+		w.fac.Mirror = &facilitator.Mirror{Chain: w.believed}
+		v.Mirror = w.fac.Mirror
+		w.look(v)
+		w.verify(w.payment(), true)
+		liar.Honest()
 	}
 }

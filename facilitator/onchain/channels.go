@@ -13,9 +13,9 @@ import (
 	"github.com/402claw/clawr/x402"
 )
 
-// ChannelStates reads channels at the head.
+// ChannelStates reads channels at the head, as enough providers say.
 func (n *Node) ChannelStates(ctx context.Context, ids ...common.Hash) ([]facilitator.ChannelState, error) {
-	list, err := n.Client.ChannelStates(ctx, ids...)
+	list, err := n.quorum().ChannelStates(ctx, ids...)
 	out := make([]facilitator.ChannelState, len(list))
 	for i := range list {
 		out[i] = facilitator.ChannelState(list[i])
@@ -23,15 +23,20 @@ func (n *Node) ChannelStates(ctx context.Context, ids ...common.Hash) ([]facilit
 	return out, err
 }
 
+// Claimed is what was claimed for a receiver, and what of it was sent.
+func (n *Node) Claimed(ctx context.Context, receiver, token common.Address) (claimed, settled int64, err error) {
+	return n.quorum().Claimed(ctx, receiver, token)
+}
+
 // Foretell says what a transaction for p would cost, or how it would fail. A
 // refund's claims are carried out with it.
 func (n *Node) Foretell(ctx context.Context, p *x402.ChannelPayload) (uint64, string, error) {
-	return n.Client.Foretell(ctx, n.Key.Address(), channelCall(p))
+	return n.quorum().Foretell(ctx, n.Key.Address(), channelCall(p))
 }
 
 // SignChannel makes the transaction that does what p asks for.
 func (n *Node) SignChannel(ctx context.Context, nonce int64, gas uint64, p *x402.ChannelPayload) (ledger.Tx, string, error) {
-	fees, err := n.Client.Fees(ctx)
+	fees, err := n.quorum().Fees(ctx)
 	if err != nil {
 		return ledger.Tx{}, "", err
 	}

@@ -41,9 +41,9 @@ func (n *Node) Range(ctx context.Context, from, to int64, assets []common.Addres
 	return seen(list), reached, err
 }
 
-// Account is what the chain says of a payer at a block.
+// Account is what the chain says of a payer at a block, as enough providers say.
 func (n *Node) Account(ctx context.Context, asset, payer common.Address, nonce common.Hash, at facilitator.Block) (facilitator.Account, error) {
-	a, err := n.Client.Account(ctx, asset, payer, nonce, chain.Block{Number: at.Number, Hash: at.Hash})
+	a, err := n.quorum().Account(ctx, asset, payer, nonce, chain.Block{Number: at.Number, Hash: at.Hash})
 	return facilitator.Account(a), err
 }
 

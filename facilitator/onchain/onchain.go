@@ -102,12 +102,14 @@ func (n *Node) FinalNonce(ctx context.Context) (int64, error) {
 }
 
 // Batches reports whether the chain has Multicall3.
-func (n *Node) Batches(ctx context.Context) (bool, error) { return n.Client.HasMulticall(ctx) }
+func (n *Node) Batches(ctx context.Context) (bool, error) {
+	return n.quorum().HasCode(ctx, common.HexToAddress(chain.MulticallAddress))
+}
 
 // Sign makes one transaction of ts at the fees of the moment: of one, a call
 // of the token; of many, a call of Multicall3.
 func (n *Node) Sign(ctx context.Context, nonce int64, gas uint64, ts []facilitator.Transfer) (ledger.Tx, string, error) {
-	fees, err := n.Client.Fees(ctx)
+	fees, err := n.quorum().Fees(ctx)
 	if err != nil {
 		return ledger.Tx{}, "", err
 	}
@@ -134,7 +136,7 @@ func attempt(tx chain.Tx, number int64, fees chain.Fees) ledger.Tx {
 // Replace signs last again with higher fees: those of the moment, or what a
 // pool wants for replacing last, whichever is more.
 func (n *Node) Replace(ctx context.Context, last ledger.Tx) (ledger.Tx, error) {
-	fees, err := n.Client.Fees(ctx)
+	fees, err := n.quorum().Fees(ctx)
 	if err != nil {
 		return ledger.Tx{}, err
 	}
@@ -168,11 +170,11 @@ func (n *Node) Submit(ctx context.Context, tx ledger.Tx, ts []facilitator.Transf
 
 // Affords is an error with code signer_unfunded if the account is too poor.
 func (n *Node) Affords(ctx context.Context, gas uint64) error {
-	fees, err := n.Client.Fees(ctx)
+	fees, err := n.quorum().Fees(ctx)
 	if err != nil {
 		return err
 	}
-	return n.Client.NeedFunds(ctx, n.Key.Address(), new(big.Int).Mul(fees.Max, new(big.Int).SetUint64(gas)))
+	return n.quorum().NeedFunds(ctx, n.Key.Address(), new(big.Int).Mul(fees.Max, new(big.Int).SetUint64(gas)))
 }
 
 // Head is the newest block.
