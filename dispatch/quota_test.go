@@ -358,6 +358,88 @@ func TestANodeThatCannotAskLetsItsPartThrough(t *testing.T) {
 	}
 }
 
+// moody answers, or does not.
+type moody struct {
+	several
+	silent *atomic.Bool
+}
+
+func (m moody) Spend(ctx context.Context, bucket string, now time.Time, cost, size time.Duration) (time.Time, bool, error) {
+	if m.silent.Load() {
+		return time.Time{}, false, errors.New("no route to host")
+	}
+	return m.several.Spend(ctx, bucket, now, cost, size)
+}
+
+// A database that goes away, or comes back, gives nobody a second rate: what a
+// node has let in for all is part of its part, and what it lets in by itself it
+// owes.
+func TestAnOutageIsNoSecondRate(t *testing.T) {
+	const n, burst, window = 2, 60, 60 // one a second
+	start := func(t *testing.T) (ask func(node, times int) int, silent *atomic.Bool, pass func(time.Duration)) {
+		dbs, clock := books(t, n, false)
+		silent = new(atomic.Bool)
+		tenant := &clawr.Tenant{ID: "t", Manifest: clawr.Manifest{Rate: clawr.Rates{PerCaller: clawr.Rate{Requests: burst, WindowSeconds: window}}}}
+		var nodes []*Rates
+		for i := range n {
+			nodes = append(nodes, &Rates{From: moody{several{dbs[i], n}, silent}, Local: new(meter.Limiter), Log: quiet})
+		}
+		return func(node, times int) (through int) {
+			for range times {
+				if nodes[node].Admit(t.Context(), tenant, "a", clock.now()).OK {
+					through++
+				}
+			}
+			return through
+		}, silent, clock.pass
+	}
+	t.Run("it goes", func(t *testing.T) {
+		ask, silent, _ := start(t)
+		before := ask(0, 40)
+		silent.Store(true)
+		if got := before + ask(0, 200); before != 40 || got > burst {
+			t.Errorf("%d came through before and %d with what came after, want no more than %d", before, got, burst)
+		}
+		if got := ask(1, 200); got != burst/n {
+			t.Errorf("%d came through on a node that had let nobody in, want %d", got, burst/n)
+		}
+	})
+	t.Run("it comes back", func(t *testing.T) {
+		ask, silent, pass := start(t)
+		silent.Store(true)
+		first, second := ask(0, 200), ask(1, 200)
+		if first != burst/n || second != burst/n {
+			t.Errorf("%d and %d came through while nobody could ask, want %d each", first, second, burst/n)
+		}
+		silent.Store(false)
+		pass(2 * time.Second)
+		first += ask(0, 200)
+		if most := burst + 2 + n; first > most {
+			t.Errorf("%d came through one node with the two seconds after it, want %d at most", first, most)
+		}
+		if got, most := first+second+ask(1, 200), burst*(2*n-1)/n+2+n; got > most {
+			t.Errorf("%d came through both nodes, want %d at most", got, most)
+		}
+		// And what is owed is paid: a minute later there is a whole rate again.
+		pass(window * time.Second)
+		if got := ask(0, 200) + ask(1, 200); got < burst-burst/4 || got > burst+n {
+			t.Errorf("%d came through a minute later, want about %d", got, burst)
+		}
+	})
+	t.Run("it goes, comes and goes", func(t *testing.T) {
+		ask, silent, pass := start(t)
+		got := 0
+		for i := range 10 {
+			silent.Store(i%2 == 1)
+			got += ask(0, 15)
+			pass(1100 * time.Millisecond)
+		}
+		if most := burst + 11 + n; got > most {
+			t.Errorf("%d came through one node in 11 seconds, want %d at most", got, most)
+		}
+	})
+}
+
 // A caller whom the tenant's own bucket refuses keeps what his had.
 func TestARefusalOfAllTakesNothingOfOne(t *testing.T) {
 	dbs, clock := books(t, 1, false)

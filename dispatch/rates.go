@@ -25,6 +25,16 @@ type Buckets interface {
 // of a bucket's requests at once and lets them in by itself (meter.Shared).
 // While the database does not answer, it lets in its part of the rate: rates
 // keep nobody's money, and are no reason to turn callers away.
+//
+// What it has let in for all counts in that part, and what it lets in by itself
+// it owes to the shared bucket, which is paid before anything else is taken from
+// it. So a caller who stays with one node never gets more than his rate, outage
+// or not, and callers of n nodes no more than burst·(2 - 1/n) at once: one node
+// has taken the whole bucket, before the outage or after it, and each of the
+// others, who cannot tell, lets in the burst/n that is its part. (A node that has
+// let in a for all lets in max(burst/n - a, 0) by itself. Of those that have paid,
+// all is in the bucket; of the others no more than max(a, burst/n) is. The a are
+// at most burst together, and the sum is largest where one node has all of it.)
 type Rates struct {
 	From  Buckets
 	Local *meter.Limiter // for the meantime
@@ -41,6 +51,7 @@ type part struct {
 	mu    sync.Mutex
 	left  int64
 	full  time.Time // the bucket, when it was last heard of
+	owed  time.Time // when a bucket of this node's part would be full that only has what the shared one was not told of
 	batch meter.Batch
 	used  time.Time
 	gone  bool
@@ -83,35 +94,55 @@ func (r *Rates) Admit(ctx context.Context, t *clawr.Tenant, caller string, now t
 // take lets one request in, or says when. What it took can be given back.
 func (r *Rates) take(ctx context.Context, bucket string, rate clawr.Rate, now time.Time) (d meter.Decision, giveBack func()) {
 	n := r.From.Nodes()
-	s := meter.Share(rate, n)
+	s, local := meter.Share(rate, n), meter.Part(rate, n)
 	p := r.part(bucket, now)
 	defer p.mu.Unlock()
 	if p.left == 0 && s.Room(p.full, now) > 0 { // if not, waiting is all that helps
-		if err := r.more(ctx, p, bucket, s, now); err != nil {
-			local := meter.Part(rate, n)
-			return r.Local.Allow(bucket, local, now, 1), func() { r.Local.Return(bucket, local, 1) }
+		if err := r.more(ctx, p, bucket, s, local, now); err != nil {
+			return r.alone(p, bucket, local, now)
 		}
 	}
 	if p.left == 0 {
 		return s.Decide(false, 0, p.full, now), func() {}
 	}
 	p.left--
+	counted := n > 1 && r.Local.Allow(bucket, local, now, 1).OK
 	return s.Decide(true, p.left, p.full, now), func() {
 		p.mu.Lock()
 		p.left++
 		p.mu.Unlock()
+		if counted {
+			r.Local.Return(bucket, local, 1)
+		}
 	}
 }
 
-// more takes a batch, or what there is if there is less. An error is that
-// nobody knows.
-func (r *Rates) more(ctx context.Context, p *part, bucket string, s meter.Shared, now time.Time) error {
+// alone lets one request in by this node's part, of which it has taken what it
+// let in for all, too. p is locked.
+func (r *Rates) alone(p *part, bucket string, local clawr.Rate, now time.Time) (d meter.Decision, giveBack func()) {
+	if d = r.Local.Allow(bucket, local, now, 1); !d.OK {
+		return d, func() {}
+	}
+	_, p.owed = meter.Take(local, p.owed, now, 1)
+	return d, func() {
+		r.Local.Return(bucket, local, 1)
+		p.mu.Lock()
+		p.owed = p.owed.Add(-meter.Share(local, 1).Interval)
+		p.mu.Unlock()
+	}
+}
+
+// more pays what is owed and takes a batch, or as much of that as there is. An
+// error is that nobody knows.
+func (r *Rates) more(ctx context.Context, p *part, bucket string, s meter.Shared, local clawr.Rate, now time.Time) error {
 	if now.UnixNano() < r.silent.Load() {
 		return errSilent
 	}
 	ctx, cancel := context.WithTimeout(ctx, bucketWait)
 	defer cancel()
-	want := p.batch.Next(now, s.Most)
+	each := meter.Share(local, 1).Interval
+	owed := int64((max(p.owed.Sub(now), 0) + each - 1) / each)
+	want := owed + p.batch.Next(now, s.Most)
 	for range 2 {
 		full, ok, err := r.From.Spend(ctx, bucket, now, s.Cost(want), s.Size)
 		if err != nil {
@@ -123,7 +154,11 @@ func (r *Rates) more(ctx context.Context, p *part, bucket string, s meter.Shared
 		}
 		p.full = full
 		if ok {
-			p.left = want
+			paid := min(owed, want)
+			p.left = want - paid
+			if owed > 0 {
+				p.owed = now.Add(time.Duration(owed-paid) * each)
+			}
 			return nil
 		}
 		if want = min(want-1, s.Room(full, now)); want < 1 {

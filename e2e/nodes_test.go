@@ -324,15 +324,20 @@ func TestTwoNodesShareQuotasAndRates(t *testing.T) {
 	}
 
 	// deploy has asked each node for a challenge or more.
-	before := 2
+	const before = 2
 	got = flood("/t/slow/v1/records?limit=1", 80, k.nodes...)
-	for _, s := range k.nodes { // a database that keeps a node waiting is no database: the node has its part then
+	most := rate - before
+	for _, s := range k.nodes {
+		// On a busy machine an answer of the database may take longer than a node
+		// waits for it, and then it lets in its part, rate/n. Of n nodes no more than
+		// rate·(2 - 1/n) come through at once then, see dispatch.Rates: 3/2 of it for
+		// two. A day's rate gives back nothing meanwhile.
 		if strings.Contains(s.proc.said(), "rates are not shared") {
-			before -= rate / 2
+			most = rate*3/2 - before
 		}
 	}
-	if passed := got[402]; passed > rate-before || passed < rate/2 || got[402]+got[429] != 160 {
-		t.Errorf("two nodes said %v to a caller who may ask %d times at once", got, rate-before)
+	if passed := got[402]; passed > most || passed < rate/2 || got[402]+got[429] != 160 {
+		t.Errorf("two nodes said %v to a caller who may ask %d times at once", got, most)
 	}
 
 	k.deploy(t, airports, "again", "--quota-day", strconv.Itoa(quota), "--price", "0.001", "--x402")
