@@ -3,6 +3,7 @@ package store_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,6 +43,7 @@ func benchmarkVouchers(b *testing.B, db *store.DB) {
 	ids.Store(rand.Uint64())
 	left.Store(int64(b.N))
 	var wait sync.WaitGroup
+	var times [channels][]time.Duration
 	b.ResetTimer()
 	before := used()
 	for i := range list {
@@ -58,15 +60,20 @@ func benchmarkVouchers(b *testing.B, db *store.DB) {
 					b.Error(err)
 					return
 				}
+				start := time.Now()
 				var err error
 				if c, _, err = db.Charge(b.Context(), v, a, ev); err != nil {
 					b.Error(err)
 					return
 				}
+				times[i] = append(times[i], time.Since(start))
 			}
 		})
 	}
 	wait.Wait()
+	if all := slices.Sorted(slices.Values(slices.Concat(times[:]...))); len(all) > 0 {
+		b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, "p99-ms")
+	}
 	b.ReportMetric(float64((used()-before).Microseconds())/float64(b.N), "cpu-µs/call")
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
 }

@@ -8,9 +8,10 @@ import (
 )
 
 // copying is the long part of a checkpoint, which runs beside the writer: a
-// log of 4,000 pages takes a tenth of a second to be read and copied, and every
-// payment would wait for it. What was committed meanwhile is left for the
-// writer itself, which takes over the sums of all of it and is quick.
+// log of 8,000 pages takes a tenth of a second to be copied and read, and every
+// payment would wait for it. What was committed meanwhile is copied too, in
+// turns that are shorter each time, until little is left for the writer itself:
+// more turns would sync the main file more often, and commits wait for that too.
 //
 // Until then the log must not begin anew, or pages would be in the main file
 // whose sums nobody has taken. SQLite begins it anew when all of it was copied
@@ -21,6 +22,13 @@ type copying struct {
 	hold *sql.Tx
 }
 
+// A copying ends when no more than so many pages are left, or after so many
+// turns, if the log grows as fast as it is copied.
+const (
+	leftPages = 400
+	copyTurns = 3
+)
+
 // copier has the connections for that.
 type copier struct{ db *sql.DB }
 
@@ -29,40 +37,72 @@ func newCopier(path string) (*copier, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(2)
-	db.SetMaxIdleConns(2)
+	db.SetMaxOpenConns(3) // two snapshots and what copies
+	db.SetMaxIdleConns(3)
 	return &copier{db}, nil
 }
 
-// start begins to copy the log, and to read it into w, which is the copying's
-// until it is done.
-func (c *copier) start(ctx context.Context, w *wal) *copying {
+// start begins to copy the log, which is read into w, and to take over its sums.
+// All three are the copying's until it is done.
+func (c *copier) start(ctx context.Context, w *wal, s *pageSums) *copying {
 	p := &copying{done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		p.err = p.run(ctx, c.db, w)
+		p.err = p.run(ctx, c.db, w, s)
 	}()
 	return p
 }
 
-func (p *copying) run(ctx context.Context, db *sql.DB, w *wal) error {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("hold the log: %w", err)
+func (p *copying) run(ctx context.Context, db *sql.DB, w *wal, s *pageSums) error {
+	for left, turn := leftPages+1, 0; left > leftPages && turn < copyTurns; turn++ {
+		var err error
+		if left, err = p.turn(ctx, db, w, s); err != nil {
+			return err
+		}
 	}
-	p.hold = tx
-	var seq int64
-	if err := tx.QueryRowContext(ctx, `SELECT seq FROM commit_head`).Scan(&seq); err != nil { // a snapshot begins with its first read
-		return fmt.Errorf("hold the log: %w", err)
-	}
-	if err := w.read(); err != nil {
-		return fmt.Errorf("read the log: %w", err)
+	return nil
+}
+
+// turn copies what the log has by now, and tells how many pages it has in
+// addition when that is done.
+func (p *copying) turn(ctx context.Context, db *sql.DB, w *wal, s *pageSums) (left int, err error) {
+	if err := p.advance(ctx, db); err != nil {
+		return 0, fmt.Errorf("hold the log: %w", err)
 	}
 	var busy, pages, copied int
 	if err := db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`).Scan(&busy, &pages, &copied); err != nil {
-		return fmt.Errorf("copy the log: %w", err)
+		return 0, fmt.Errorf("copy the log: %w", err)
 	}
-	return nil
+	// What is copied is durable, and so may its sums be: the newest frames, which
+	// a power cut may take yet, are left for the next time.
+	if err := w.read(copied); err != nil {
+		return 0, fmt.Errorf("read the log: %w", err)
+	}
+	if err := s.take(w); err != nil {
+		return 0, fmt.Errorf("sum up the log: %w", err)
+	}
+	if pages, copied, err = logPages(ctx, db); err != nil {
+		return 0, err
+	}
+	return pages - copied, nil
+}
+
+// advance holds a snapshot of the log as it is now, and lets go of the one that
+// was held. Between the two the log cannot begin anew: there are pages in it
+// that are not copied.
+func (p *copying) advance(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	old := p.hold
+	p.hold = tx
+	var seq int64
+	err = tx.QueryRowContext(ctx, `SELECT seq FROM commit_head`).Scan(&seq) // a snapshot begins with its first read
+	if old != nil {
+		err = errors.Join(err, old.Rollback())
+	}
+	return err
 }
 
 // ended reports whether the copying is over.

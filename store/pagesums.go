@@ -24,9 +24,10 @@ import (
 // sums are brought up to date by each complete checkpoint, before the log is
 // begun anew. A page that the log has is therefore never judged by its sum.
 type pageSums struct {
-	path string // of the database
-	f    *os.File
-	sums []uint32 // of page i+1; CRC-32C
+	path  string // of the database
+	f     *os.File
+	sums  []uint32 // of page i+1; CRC-32C
+	dirty bool     // some are written and not synced
 }
 
 // openSums reads the sums of the database at path. known is false if there
@@ -146,20 +147,33 @@ func (s *pageSums) baseline() error {
 	return s.f.Sync()
 }
 
-// update takes over the sums of the pages that a checkpoint has copied, as the
-// log has them: what the disk made of the copy is seen later.
+// update takes over the sums of the pages that a checkpoint has copied, and is
+// to be done before the log begins anew.
 func (s *pageSums) update(log *wal) error {
-	pages := make([]uint32, 0, len(log.last))
-	for n := range log.last {
-		pages = append(pages, n)
+	if err := s.take(log); err != nil || !s.dirty {
+		return err
 	}
-	slices.Sort(pages)
+	if err := s.f.Sync(); err != nil {
+		return err
+	}
+	s.dirty = false
+	return nil
+}
+
+// take writes the sums of the pages that were read of the log since the last
+// time, as it has them: what the disk made of the copy is seen later.
+func (s *pageSums) take(log *wal) error {
+	if len(log.fresh) == 0 {
+		return nil
+	}
+	pages := slices.Sorted(maps.Keys(log.fresh))
 	for _, n := range pages {
 		for int(n) > len(s.sums) {
 			s.sums = append(s.sums, 0)
 		}
-		s.sums[n-1] = log.last[n]
+		s.sums[n-1] = log.fresh[n]
 	}
+	s.dirty = true
 	for i := 0; i < len(pages); { // runs of pages in one write
 		j := i + 1
 		for j < len(pages) && pages[j] == pages[j-1]+1 {
@@ -174,7 +188,8 @@ func (s *pageSums) update(log *wal) error {
 		}
 		i = j
 	}
-	return s.f.Sync()
+	clear(log.fresh)
+	return nil
 }
 
 // pageSize reads the size of pages from a database's first bytes, 0 if it is
@@ -203,9 +218,10 @@ func pageSize(f *os.File) (int, error) {
 // (https://www.sqlite.org/fileformat2.html#the_write_ahead_log). What was read
 // of it is not read again.
 type wal struct {
-	path string // of the database
-	f    *os.File
-	last map[uint32]uint32 // of each page: the CRC-32C of its newest committed content
+	path  string // of the database
+	f     *os.File
+	last  map[uint32]uint32 // of each page: the CRC-32C of its newest committed content
+	fresh map[uint32]uint32 // those of last that no sums were updated with
 
 	header [walHeader]byte // of the generation that was read
 	order  binary.ByteOrder
@@ -232,16 +248,19 @@ const (
 // none. The caller closes it.
 func readWAL(path string) (*wal, error) {
 	w := &wal{path: path}
-	if err := w.read(); err != nil {
+	if err := w.read(allFrames); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
 }
 
-// read goes on to the end of the log, which others may write meanwhile: what
-// is not committed by then is left for later. A log that has begun anew is read
-// from its beginning.
-func (w *wal) read() error {
+// allFrames has the log read to its end.
+const allFrames = math.MaxInt
+
+// read goes on to the end of the log, or until that many of its frames are
+// read. Others may write it meanwhile: what is not committed by then is left for
+// later. A log that has begun anew is read from its beginning.
+func (w *wal) read(until int) error {
 	if w.f == nil {
 		f, err := os.Open(w.path + walSuffix)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -268,7 +287,7 @@ func (w *wal) read() error {
 	frame := make([]byte, frameHeader+w.size)
 	pending := map[uint32]uint32{}
 	a, b := w.a, w.b
-	for at := w.at + int64(len(frame)); ; at += int64(len(frame)) {
+	for at := w.at + int64(len(frame)); (at-walHeader)/int64(len(frame)) <= int64(until); at += int64(len(frame)) {
 		if _, err := io.ReadFull(frames, frame); err != nil {
 			return nil
 		}
@@ -285,14 +304,19 @@ func (w *wal) read() error {
 			continue
 		}
 		maps.Copy(w.last, pending) // a commit
+		maps.Copy(w.fresh, pending)
 		clear(pending)
 		w.at, w.a, w.b = at, a, b
 	}
+	return nil
 }
 
 // begin takes up a generation of the log; false means that it has none.
 func (w *wal) begin(h [walHeader]byte) bool {
 	w.last, w.at = map[uint32]uint32{}, 0
+	if w.fresh == nil {
+		w.fresh = map[uint32]uint32{}
+	}
 	magic := binary.BigEndian.Uint32(h[:])
 	if magic&^1 != 0x377f0682 {
 		return false

@@ -44,9 +44,10 @@ func (h head) next() head {
 // headFile keeps the head in two slots, the older of which is overwritten: a
 // write that is cut short leaves the other.
 type headFile struct {
-	f      *os.File
-	synced time.Time
-	dirty  bool
+	f       *os.File
+	synced  time.Time
+	dirty   bool
+	syncing chan error // gets how the sync under way ended; nil: there is none
 }
 
 const (
@@ -95,7 +96,8 @@ func readHead(f *os.File) (*head, error) {
 	return newest, nil
 }
 
-// write remembers h. sync says that it must be on the disk.
+// write remembers h. sync says that it must be on the disk; else it gets there
+// beside the writer, whose commits would wait for the disk twice.
 func (w *headFile) write(h head, now time.Time, sync bool) error {
 	var b [slotUsed]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(h.seq))
@@ -105,10 +107,35 @@ func (w *headFile) write(h head, now time.Time, sync bool) error {
 		return err
 	}
 	w.dirty = true
-	if sync || now.Sub(w.synced) >= headSync {
+	switch {
+	case sync:
 		return w.sync(now)
+	case now.Sub(w.synced) < headSync:
+		return nil
 	}
+	if w.syncing != nil {
+		select {
+		case err := <-w.syncing:
+			if w.syncing = nil; err != nil {
+				return err
+			}
+		default:
+			return nil // a slow disk
+		}
+	}
+	ended := make(chan error, 1)
+	w.synced, w.dirty, w.syncing = now, false, ended
+	go func() { ended <- w.f.Sync() }()
 	return nil
+}
+
+// idle waits until nothing is synced any more.
+func (w *headFile) idle() (err error) {
+	if w.syncing != nil {
+		err = <-w.syncing
+		w.syncing = nil
+	}
+	return err
 }
 
 func (w *headFile) sync(now time.Time) error {
@@ -120,7 +147,7 @@ func (w *headFile) sync(now time.Time) error {
 }
 
 func (w *headFile) close() error {
-	return errors.Join(w.sync(time.Now()), w.f.Close())
+	return errors.Join(w.idle(), w.sync(time.Now()), w.f.Close())
 }
 
 // headLost says what is wrong with a database whose head is db, if the file
