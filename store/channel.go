@@ -226,10 +226,20 @@ func (db *DB) Charge(ctx context.Context, v ledger.Voucher, a ledger.Answer, ev 
 // chargeOne moves a channel's charge on, if it is where the voucher begins,
 // covers it, and nobody else holds it.
 const chargeOne = `
-	UPDATE channels SET charged = $3, signed_max = $3, voucher_max = $3, voucher_sig = $4, unclaimed_at = COALESCE(unclaimed_at, $6),
-		reserved = 0, holder = NULL, lease_until = 0, updated_at = $6
-	WHERE channel_id = $1 AND ` + chargedIs + ` AND $3 <= balance - withdrawal
+	UPDATE channels SET unclaimed_at = COALESCE(unclaimed_at, $6), ` + chargeSets + `
+	WHERE ` + chargeIf
+
+// chargeMore is chargeOne for a channel with something to claim already. SQLite
+// writes the index of those anew for every UPDATE that names unclaimed_at.
+const chargeMore = `
+	UPDATE channels SET ` + chargeSets + `
+	WHERE unclaimed_at IS NOT NULL AND ` + chargeIf
+
+const (
+	chargeSets = `charged = $3, signed_max = $3, voucher_max = $3, voucher_sig = $4, reserved = 0, holder = NULL, lease_until = 0, updated_at = $6`
+	chargeIf   = `channel_id = $1 AND ` + chargedIs + ` AND $3 <= balance - withdrawal
 	  AND ($5 = 0 AND (reserved = 0 OR lease_until <= $6) OR $5 > 0 AND epoch = $5)`
+)
 
 // chargeChannel charges v, and gives the channel afterwards; nil: it was not
 // charged. Of a row that is kept, everything that this changes is known.
@@ -239,7 +249,11 @@ func (db *DB) chargeChannel(ctx context.Context, q querier, v ledger.Voucher, no
 	if row == nil {
 		return orNil(scanChannel(q.QueryRowContext(ctx, chargeOne+` RETURNING `+channelColumns, args...)))
 	}
-	if ok, err := changed(q.ExecContext(ctx, chargeOne, args...)); err != nil || !ok {
+	charge := chargeOne
+	if !row.Unclaimed.IsZero() {
+		charge = chargeMore
+	}
+	if ok, err := changed(q.ExecContext(ctx, charge, args...)); err != nil || !ok {
 		return nil, err
 	}
 	row.Charged, row.Signed, row.Allowed, row.Signature = v.MaxClaimable, v.MaxClaimable, v.MaxClaimable, v.Signature

@@ -87,6 +87,9 @@ func TestWhatIsKeptOfAChannelIsItsRow(t *testing.T) {
 			if !reflect.DeepEqual(got, row) {
 				t.Fatalf("kept: %+v\nrow:  %+v", got, row)
 			}
+			if due := row.Charged > row.Claimed; due == row.Unclaimed.IsZero() {
+				t.Fatalf("%d of %d are claimed, and it is due since %v", row.Claimed, row.Charged, row.Unclaimed)
+			}
 			if db.channelRows().find(id(n)) != nil {
 				kept++
 			}
