@@ -3,9 +3,9 @@ package dispatch
 import (
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"math/big"
 	"net/http"
 	"strconv"
 	"sync"
@@ -89,6 +89,15 @@ type Till struct {
 	busy   channelLocks
 	unsent unsent
 	idle   idleHolds
+	named  sync.Once
+	name   []byte // see authorizer
+}
+
+// authorizer is the Authorizer's address in JSON. Whoever gets it does not
+// change it.
+func (t *Till) authorizer() []byte {
+	t.named.Do(func() { t.name = strconv.AppendQuote(nil, t.Authorizer.Address().Hex()) })
+	return t.name
 }
 
 func (t *Till) delay() uint64 {
@@ -153,7 +162,7 @@ func (d *Dispatcher) channelTerms(e *entry, exact x402.Requirements) x402.Requir
 	amount, _ := strconv.ParseInt(exact.Amount, 10, 64)
 	quoted := func(s string) []byte { return strconv.AppendQuote(nil, s) }
 	r.Extra.Rest = x402.Object{
-		{Name: "receiverAuthorizer", Value: quoted(d.Till.Authorizer.Address().Hex())},
+		{Name: "receiverAuthorizer", Value: d.Till.authorizer()},
 		{Name: "withdrawDelay", Value: strconv.AppendUint(nil, d.Till.delay(), 10)},
 	}
 	if amount <= maxDeposit/minDeposit {
@@ -189,7 +198,9 @@ func (d *Dispatcher) parseChannel(p *payment) error {
 	}
 	p.channel = c
 	p.signature = hashHex(c.Voucher.Signature)
-	max := common.BigToHash(big.NewInt(c.Voucher.MaxClaimable))
+	p.channelID = c.Voucher.Channel.Hex()
+	var max common.Hash
+	binary.BigEndian.PutUint64(max[24:], uint64(c.Voucher.MaxClaimable))
 	nonce := crypto.Keccak256Hash(c.Voucher.Channel[:], max[:])
 	p.key = ledger.Key{Network: p.Accepted.Network, Asset: x402.Lower(c.Config.Token), Payer: x402.Lower(c.Config.Payer), Nonce: nonce.Hex()}
 	return nil
@@ -224,12 +235,12 @@ func (d *Dispatcher) byVoucher(c *call, p *payment) error {
 	}
 	defer unlock()
 	var err error
-	if c.kept, err = d.Till.Channels.Channel(ctx, p.channel.Voucher.Channel.Hex()); err != nil {
+	if c.kept, err = d.Till.Channels.Channel(ctx, p.channelID); err != nil {
 		return lookupFailed(err)
 	}
 	// A voucher above what was charged has bought nothing yet.
 	if p.channel.Kind != x402.ChannelRefund && c.kept != nil && p.channel.Voucher.MaxClaimable <= c.kept.Charged+c.kept.Forfeited {
-		v, answer, err := d.Till.Channels.Voucher(ctx, p.channel.Voucher.Channel.Hex(), p.channel.Voucher.MaxClaimable)
+		v, answer, err := d.Till.Channels.Voucher(ctx, p.channelID, p.channel.Voucher.MaxClaimable)
 		switch {
 		case err != nil:
 			return lookupFailed(err)
@@ -270,15 +281,14 @@ func quotedInt(n int64) []byte { return strconv.AppendQuote(nil, strconv.FormatI
 
 // channelState is a channel as the protocol shows it.
 func channelState(ch *ledger.Channel) []byte {
-	b, _ := json.Marshal(struct {
-		ID      string `json:"channelId"`
-		Balance string `json:"balance"`
-		Claimed string `json:"totalClaimed"`
-		At      int64  `json:"withdrawRequestedAt"`
-		Nonce   string `json:"refundNonce"`
-		Charged string `json:"chargedCumulativeAmount"`
-	}{ch.ID, strconv.FormatInt(ch.Balance, 10), strconv.FormatInt(ch.Claimed, 10), ch.WithdrawAt, strconv.FormatUint(ch.RefundNonce, 10), strconv.FormatInt(ch.Charged, 10)})
-	return b
+	b := make([]byte, 0, 256)
+	b = strconv.AppendQuote(append(b, `{"channelId":`...), ch.ID)
+	b = strconv.AppendInt(append(b, `,"balance":"`...), ch.Balance, 10)
+	b = strconv.AppendInt(append(b, `","totalClaimed":"`...), ch.Claimed, 10)
+	b = strconv.AppendInt(append(b, `","withdrawRequestedAt":`...), ch.WithdrawAt, 10)
+	b = strconv.AppendUint(append(b, `,"refundNonce":"`...), ch.RefundNonce, 10)
+	b = strconv.AppendInt(append(b, `","chargedCumulativeAmount":"`...), ch.Charged, 10)
+	return append(b, `"}`...)
 }
 
 // corrected are terms with where the channel stands, and the proof of it: the
@@ -356,7 +366,7 @@ func (d *Dispatcher) sync(ctx context.Context, p *payment) (*ledger.Channel, err
 	if err != nil {
 		return nil, err
 	}
-	seen.ID, seen.Network, seen.Asset, seen.Payer = p.channel.Voucher.Channel.Hex(), p.key.Network, p.key.Asset, p.key.Payer
+	seen.ID, seen.Network, seen.Asset, seen.Payer = p.channelID, p.key.Network, p.key.Asset, p.key.Payer
 	seen.PayTo = x402.Lower(p.channel.Config.Receiver)
 	seen.Config = p.channel.ConfigJSON()
 	kept, err := d.Till.Channels.SyncChannel(ctx, seen)
@@ -433,7 +443,7 @@ func (d *Dispatcher) voucher(c *call, p *payment, e *entry, exact x402.Requireme
 func (d *Dispatcher) charge(ctx context.Context, c *call, p *payment, e *entry, amount int64) error {
 	v := p.channel.Voucher
 	ws, counters := c.windows(e, c.ev.Caller, e.Price)
-	row := ledger.Voucher{ID: d.newID("pay_"), Channel: v.Channel.Hex(), MaxClaimable: v.MaxClaimable, Amount: amount, Signature: v.Signature,
+	row := ledger.Voucher{ID: d.newID("pay_"), Channel: p.channelID, MaxClaimable: v.MaxClaimable, Amount: amount, Signature: v.Signature,
 		TenantID: e.ID, Version: e.Version, Route: c.ev.Endpoint, Fingerprint: c.fingerprint(e, c.canonical), SignatureSHA256: p.signature,
 		QuoteSHA256: p.quoteSHA, ClientAddrHash: d.callers.hash(d.Salt, addrCaller, c.addr), Counters: counters}
 	if !idempotent(c.Method) {

@@ -20,6 +20,7 @@ type payment struct {
 	exact     *x402.Exact
 	channel   *x402.ChannelPayload // instead of exact: it is paid by voucher
 	domain    x402.Domain          // of channel
+	channelID string               // its id, in hexadecimal
 	forged    bool                 // its voucher is not signed by who may
 	key       ledger.Key
 	ref       string // its payment-identifier; empty: none

@@ -131,18 +131,21 @@ func (d *Dispatcher) bodyTooLarge() error {
 // version, method, host, path (as it was sent), canonical query and body. Each
 // part is length prefixed, so that no two requests run together.
 func (c *call) fingerprint(e *entry, canonical string) string {
-	h := sha256.New()
-	for _, s := range []string{e.ID, strconv.FormatInt(e.Version, 10), c.Method, hostname(c.in.Host), c.in.URL.EscapedPath(), canonical, c.bodySHA} {
-		h.Write(strconv.AppendInt(nil, int64(len(s)), 10))
-		h.Write([]byte{':'})
-		io.WriteString(h, s)
+	var room [1024]byte
+	b := room[:0]
+	for _, s := range [...]string{e.ID, strconv.FormatInt(e.Version, 10), c.Method, hostname(c.in.Host), c.in.URL.EscapedPath(), canonical, c.bodySHA} {
+		b = strconv.AppendInt(b, int64(len(s)), 10)
+		b = append(b, ':')
+		b = append(b, s...)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hashHex(b)
 }
 
 func hashHex(b []byte) string {
 	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
+	var digits [2 * len(s)]byte
+	hex.Encode(digits[:], s[:])
+	return string(digits[:])
 }
 
 // clientAddr names the peer: its address without the port. Of IPv6 it is the

@@ -1,7 +1,6 @@
 package x402
 
 import (
-	"encoding/hex"
 	"strconv"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -300,11 +299,13 @@ func amount(s string) (int64, bool) {
 
 // readSignature is the bytes of a signature, nil if s is not hexadecimal.
 func readSignature(s string) []byte {
-	digits, ok := hexDigits(s)
-	if !ok {
+	if len(s) < 4 || len(s)%2 != 0 {
 		return nil
 	}
-	b, _ := hex.AppendDecode(nil, digits)
+	b := make([]byte, len(s)/2-1)
+	if !parseHex(b, s) {
+		return nil
+	}
 	return b
 }
 

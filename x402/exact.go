@@ -141,11 +141,7 @@ func ParseExact(payload []byte) (*Exact, error) {
 	if !parseHex(e.Nonce[:], nonce) {
 		return e, refuse(ReasonSignature, "authorization: nonce is not 0x and 64 hexadecimal digits")
 	}
-	digits, ok := hexDigits(sig)
-	if ok {
-		e.Signature, _ = hex.AppendDecode(nil, digits)
-	}
-	if len(e.Signature) == 0 {
+	if e.Signature = readSignature(sig); e.Signature == nil {
 		return e, refuse(ReasonSignature, "the signature is missing or not hexadecimal")
 	}
 	if e.To, ok = parseAddress(to); !ok {
@@ -195,22 +191,23 @@ func parseAddress(s string) (a common.Address, ok bool) {
 
 // parseHex fills dst from 0x and exactly its length in hexadecimal.
 func parseHex(dst []byte, s string) bool {
-	digits, ok := hexDigits(s)
-	if !ok || len(digits) != 2*len(dst) {
+	if len(s) != 2+2*len(dst) || s[0] != '0' || s[1] != 'x' {
 		return false
 	}
-	_, err := hex.Decode(dst, digits)
-	return err == nil
+	for i := range dst {
+		hi, lo := s[2+2*i], s[3+2*i]
+		if !isHex(hi) || !isHex(lo) {
+			return false
+		}
+		dst[i] = hexDigit(hi)<<4 | hexDigit(lo)
+	}
+	return true
 }
 
-func hexDigits(s string) ([]byte, bool) {
-	if len(s) < 4 || s[0] != '0' || s[1] != 'x' || len(s)%2 != 0 {
-		return nil, false
+// hexDigit is the value of a character that isHex.
+func hexDigit(c byte) byte {
+	if c <= '9' {
+		return c - '0'
 	}
-	for i := 2; i < len(s); i++ {
-		if !isHex(s[i]) {
-			return nil, false
-		}
-	}
-	return []byte(s[2:]), true
+	return c&^0x20 - 'A' + 10
 }

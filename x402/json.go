@@ -222,7 +222,7 @@ func object(raw []byte) (Object, error) {
 	i := space(raw, 1)
 	for raw[i] != '}' {
 		end, _ := scanString(raw, i)
-		name := text(raw[i:end])
+		name := memberName(raw[i:end])
 		i = space(raw, space(raw, end)+1)
 		end, _ = scanValue(raw, i, MaxDepth)
 		if o.Find(name) != nil {
@@ -238,6 +238,25 @@ func object(raw []byte) (Object, error) {
 	}
 	return o, nil
 }
+
+// memberName is the content of a checked JSON string that names a member. The
+// names that every payment has are not made anew.
+func memberName(raw []byte) string {
+	if s, ok := memberNames[string(raw[1:len(raw)-1])]; ok {
+		return s
+	}
+	return text(raw)
+}
+
+var memberNames = func() map[string]string {
+	m := map[string]string{}
+	for _, s := range []string{"x402Version", "accepted", "payload", "resource", "extensions", "scheme", "network", "amount", "asset", "payTo", "maxTimeoutSeconds", "extra",
+		"name", "version", "quote", "receiverAuthorizer", "withdrawDelay", "minDeposit", "type", "channelConfig", "voucher", "payer", "payerAuthorizer", "receiver", "token", "salt",
+		"channelId", "maxClaimableAmount", "signature", "authorization", "from", "to", "value", "validAfter", "validBefore", "nonce", "url", "description", "mimeType"} {
+		m[s] = s
+	}
+	return m
+}()
 
 // array takes a checked JSON array apart.
 func array(raw []byte) ([][]byte, error) {
