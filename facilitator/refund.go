@@ -65,7 +65,7 @@ const (
 	refundRest         = time.Minute
 )
 
-// Run looks every Every, and when it is poked, until ctx ends.
+// Run looks at once, every Every, and when it is poked, until ctx ends.
 func (r *Refunder) Run(ctx context.Context) error {
 	every := r.Every
 	if every <= 0 {
@@ -74,14 +74,14 @@ func (r *Refunder) Run(ctx context.Context) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		if err := r.Look(ctx); err != nil && ctx.Err() == nil {
+			r.log().WarnContext(ctx, "refunds cannot be read", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-r.poked():
-		}
-		if err := r.Look(ctx); err != nil && ctx.Err() == nil {
-			r.log().WarnContext(ctx, "refunds cannot be read", "err", err)
 		}
 	}
 }
@@ -137,6 +137,15 @@ func (r *Refunder) carry(ctx context.Context, f *ledger.Refund) error {
 	if err != nil {
 		return err
 	}
+	if f.Tx != "" {
+		if shown, err := r.seen(ctx, f, t, f.Evidence); err != nil || shown {
+			return err
+		}
+		if err := r.Book.RefundLost(ctx, f.PaymentID, f.BlockHash); err != nil {
+			return err
+		}
+		f.Evidence = ledger.Evidence{}
+	}
 	out, err := r.Settle(ctx, p)
 	if err != nil { // never for what is signed
 		return err
@@ -147,7 +156,8 @@ func (r *Refunder) carry(ctx context.Context, f *ledger.Refund) error {
 	defer cancel()
 	switch {
 	case out.State == ledger.Settled:
-		return r.seen(ctx, f, t, out.Evidence)
+		_, err := r.seen(ctx, f, t, out.Evidence)
+		return err
 	case out.State == ledger.NotCharged:
 		r.log().WarnContext(ctx, "what was signed for a refund is over, and was not charged: it has to be signed again", "payment", f.PaymentID, "proof", out.Message)
 		return r.Book.RefundOver(ctx, f.PaymentID, f.ValidBefore, out.Message)
@@ -158,13 +168,11 @@ func (r *Refunder) carry(ctx context.Context, f *ledger.Refund) error {
 			return err
 		}
 		if found.Use == Paid {
-			return r.seen(ctx, f, t, found.Evidence)
+			_, err := r.seen(ctx, f, t, found.Evidence)
+			return err
 		}
 	}
 	r.rest(ctx, f.PaymentID, out)
-	if f.Tx != "" {
-		return r.Book.RefundLost(ctx, f.PaymentID, f.BlockHash)
-	}
 	return nil
 }
 
@@ -182,30 +190,27 @@ func transferOf(p ledger.Payment) (Transfer, error) {
 	return a.transfer, nil
 }
 
-// seen books where the canonical chain has the transfer, for good if that block
-// is finalized. The finalized block is asked for first, so that what is read
-// after it is not older.
-func (r *Refunder) seen(ctx context.Context, f *ledger.Refund, t Transfer, e ledger.Evidence) error {
+// seen books where the canonical chain has the transfer that e is evidence of,
+// for good if that block is finalized. It reports whether the chain has it. The
+// finalized block is asked for first, so that what is read after it is not older.
+func (r *Refunder) seen(ctx context.Context, f *ledger.Refund, t Transfer, e ledger.Evidence) (shown bool, err error) {
 	last, err := r.Chain.Finalized(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	receipt, err := r.Chain.Receipt(ctx, e.Tx, []Transfer{t})
 	if err != nil {
-		return err
+		return false, err
 	}
-	if receipt == nil || len(receipt.Found) != 1 || receipt.Found[0].Use != Paid { // the chain was reorganised a moment ago
-		if f.Tx == "" {
-			return nil
-		}
-		return r.Book.RefundLost(ctx, f.PaymentID, f.BlockHash)
+	if receipt == nil || len(receipt.Found) != 1 || receipt.Found[0].Use != Paid {
+		return false, nil // reorganised away, or the node lags behind
 	}
 	e = receipt.Found[0].Evidence
 	final := e.BlockNumber <= last.Number
 	if !final && e == f.Evidence {
-		return nil
+		return true, nil
 	}
-	return r.Book.RefundSeen(ctx, f.PaymentID, e, final)
+	return true, r.Book.RefundSeen(ctx, f.PaymentID, e, final)
 }
 
 // rests reports whether a refund did not get on lately, and is left alone.

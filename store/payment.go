@@ -99,7 +99,7 @@ func (db *DB) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, 
 		and("money = $%d", string(f.Money))
 	}
 	if f.Refund != "" {
-		and("EXISTS(SELECT 1 FROM refunds r WHERE r.payment_id = payments.id AND r.state = $%d)", string(f.Refund))
+		and("id IN(SELECT payment_id FROM refunds WHERE state = $%d)", string(f.Refund))
 	}
 	switch {
 	case f.Before.IsZero():

@@ -62,7 +62,7 @@ func (db *DB) OpenRefunds(ctx context.Context, limit int) ([]ledger.Refund, erro
 // SignedRefunds are those on a network that were signed and are not final, and
 // may be charged as far as is known, oldest first.
 func (db *DB) SignedRefunds(ctx context.Context, network string, limit int) ([]ledger.Refund, error) {
-	return db.refunds(ctx, `WHERE r.state = 'signed' AND r.proof IS NULL AND p.network = $1 ORDER BY r.created_at, r.payment_id LIMIT $2`, network, limit)
+	return db.refunds(ctx, `WHERE r.state <> 'final' AND r.state = 'signed' AND r.proof IS NULL AND p.network = $1 ORDER BY r.created_at, r.payment_id LIMIT $2`, network, limit)
 }
 
 // RefundsOf are the refunds of what was paid to an address, oldest first.
@@ -86,7 +86,7 @@ func (db *DB) refunds(ctx context.Context, where string, args ...any) ([]ledger.
 func (db *DB) Promised(ctx context.Context, network, asset, from string) (units int64, err error) {
 	err = db.reader().QueryRowContext(ctx, `
 		SELECT COALESCE(CAST(SUM(r.amount) AS BIGINT), 0) FROM refunds r JOIN payments p ON p.id = r.payment_id
-		WHERE r.state = 'signed' AND r.tx_hash IS NULL AND r.proof IS NULL AND p.network = $1 AND p.asset = $2 AND p.pay_to = $3`, network, asset, from).Scan(&units)
+		WHERE r.state <> 'final' AND r.state = 'signed' AND r.tx_hash IS NULL AND r.proof IS NULL AND p.network = $1 AND p.asset = $2 AND p.pay_to = $3`, network, asset, from).Scan(&units)
 	return units, err
 }
 

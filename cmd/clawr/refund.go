@@ -86,10 +86,16 @@ func (e *env) payBack(ctx context.Context, ctl *controller, ids []string, key *c
 		if !list[i].Payable {
 			continue
 		}
-		if list[i], err = signRefund(ctx, ctl, key, &list[i]); err != nil {
-			break
+		now, serr := signRefund(ctx, ctl, key, &list[i])
+		if list[i] = now; serr == nil {
+			signed++
+			continue
 		}
-		signed++
+		if err == nil {
+			err = serr
+		} else { // one that cannot be paid does not hold up the others
+			e.note("not signed: %v", serr)
+		}
 	}
 	if err != nil && signed == 0 {
 		return err
