@@ -41,20 +41,6 @@ func (c *canal) stuck(q request) (release func()) {
 	}
 }
 
-// served sends q until it is answered with 200. Nothing but 503 comes before.
-func (c *canal) served(q request) *answer {
-	c.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		a := c.send(q)
-		if a.Code == 200 {
-			return a
-		}
-		if a.Code != 503 || time.Now().After(end) {
-			c.Fatalf("%d %s", a.Code, a.Body)
-		}
-	}
-}
-
 // schemes sells metals by these from now on.
 func (c *canal) schemes(names ...string) {
 	c.Helper()

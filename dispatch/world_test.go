@@ -430,6 +430,20 @@ func (w *world) sold(transfers, runs int) {
 	}
 }
 
+// served sends q until it is answered with 200. Nothing but 503 comes before.
+func (w *world) served(q request) *answer {
+	w.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		a := w.send(q)
+		if a.Code == 200 {
+			return a
+		}
+		if a.Code != 503 || time.Now().After(end) {
+			w.Fatalf("%d %s", a.Code, a.Body)
+		}
+	}
+}
+
 // record sends r as it is.
 func (w *world) record(r *http.Request) *httptest.ResponseRecorder {
 	rec := httptest.NewRecorder()
