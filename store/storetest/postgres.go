@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // DatabaseEnv names the variable with the URL of a PostgreSQL database in which
@@ -75,7 +76,20 @@ func Schema(admin string) (database string, drop func() error, err error) {
 	q := u.Query()
 	q.Set("search_path", name)
 	u.RawQuery = q.Encode()
-	return u.String(), func() error { return adminExec(admin, `DROP SCHEMA `+name+` CASCADE`) }, nil
+	return u.String(), func() error { return dropSchema(admin, name) }, nil
+}
+
+// dropSchema locks one table after the other, in its own order: what another
+// session does at its end, or autovacuum, may hold one and want another. The
+// one that the server then ends may be ours.
+func dropSchema(admin, name string) (err error) {
+	for range 10 {
+		err = adminExec(admin, `DROP SCHEMA `+name+` CASCADE`)
+		if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != "40P01" { // deadlock_detected
+			return err
+		}
+	}
+	return err
 }
 
 // Start starts a server for a program that is no test, and gives the URL of an
