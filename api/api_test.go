@@ -110,7 +110,7 @@ func newWorld(t *testing.T) *world {
 	w.as = &operator
 	w.id = HashSecret("a segment")
 	tokens := Bearer(w.db, clock)
-	w.Handler = NewHandler(&Handler{Tenants: w.db, Owners: w.db, Tokens: w.db, Events: w.db, Payments: w.db, Channels: till{db, &w.claims}, Segments: shelf{w.id: []byte("a segment")},
+	w.Handler = NewHandler(&Handler{Tenants: w.db, Owners: w.db, Tokens: w.db, Events: w.db, Payments: w.db, Channels: till{db, &w.claims}, Refunds: payer{db}, Segments: shelf{w.id: []byte("a segment")},
 		Authorize: func(r *http.Request) (Principal, error) {
 			if w.as != nil {
 				return *w.as, nil

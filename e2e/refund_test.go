@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"math/big"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -15,15 +16,16 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 
 	nouns "github.com/402claw/clawr"
+	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/store"
 	"github.com/402claw/clawr/store/storetest"
 	"github.com/402claw/clawr/usage"
 )
 
-// owe makes a book in which a payment of 1000 units was charged for good and
-// could not be delivered.
-func owe(t *testing.T, o store.Options, c *testChain, seller, buyer common.Address) {
+// owe makes a book in which a payment of 1000 units was charged and could not be
+// delivered: for good if final.
+func owe(t *testing.T, o store.Options, c *testChain, seller, buyer common.Address, final bool) {
 	t.Helper()
 	ctx := t.Context()
 	db, err := store.Open(ctx, o)
@@ -47,7 +49,10 @@ func owe(t *testing.T, o store.Options, c *testChain, seller, buyer common.Addre
 	}
 	at := ledger.Evidence{Tx: "0x" + strings.Repeat("1", 64), BlockNumber: 1, BlockHash: "0x" + strings.Repeat("2", 64)}
 	err = errors.Join(db.Submit(ctx, p.ID, p.Epoch, "https://facilitator.example.com"), db.Paid(ctx, p.Key, at), db.Start(ctx, p.ID, p.Epoch),
-		db.Fail(ctx, p.ID, p.Epoch, nouns.CodeWorkerFailure, usage.Event{}), db.Final(ctx, p.Key, at.BlockHash))
+		db.Fail(ctx, p.ID, p.Epoch, nouns.CodeWorkerFailure, usage.Event{}))
+	if final {
+		err = errors.Join(err, db.Final(ctx, p.Key, at.BlockHash))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +109,7 @@ func TestARefundIsSignedAtAnyNode(t *testing.T) {
 		list = append(list, s)
 	}
 	for i, s := range list {
-		owe(t, store.Options{URL: url}, c, seller.Address(), buyer.Address())
+		owe(t, store.Options{URL: url}, c, seller.Address(), buyer.Address(), true)
 		out := must(t, []string{"CLAWR_PAY_TO_KEY=" + seller.Reveal()}, "payments", "refund", "--all-due", "--data", s.dir, "--json")
 		if strings.Count(out, `"transaction":"0x`) != 1 {
 			t.Errorf("node %d says %s", i, out)
@@ -116,12 +121,82 @@ func TestARefundIsSignedAtAnyNode(t *testing.T) {
 	}
 }
 
+// What a reorganisation may undo is not paid back, and who has no ether pays
+// nothing back until somebody sends some: then once.
+func TestARefundWaitsForFinalityAndForGas(t *testing.T) {
+	c := devChain(t)
+	seller, buyer, rich := c.account(t, 1000), c.account(t, 0), c.account(t, 0)
+	url := storetest.Postgres(t)
+	s := &server{chain: c, dir: t.TempDir(), payTo: seller.Address(), signer: c.account(t, 0)}
+	s.env = []string{"CLAWR_FACILITATOR_KEY=" + s.signer.Reveal()}
+	s.args = []string{"serve", "--listen", "127.0.0.1:0", "--data", s.dir, "--network", c.network, "--asset", c.asset.Hex(), "--rpc-url", c.rpc, "--pay-to", s.payTo.Hex(), "--database-url", url}
+	owe(t, store.Options{URL: url}, c, seller.Address(), buyer.Address(), false)
+	s.up(t)
+	refund := func(flags ...string) (int, string) {
+		cmd := clawr(t, []string{"CLAWR_PAY_TO_KEY=" + seller.Reveal()}, append([]string{"payments", "refund", "--all-due", "--data", s.dir}, flags...)...)
+		out, _ := cmd.CombinedOutput()
+		return cmd.ProcessState.ExitCode(), string(out)
+	}
+	if code, out := refund(); code != 6 || !strings.Contains(out, "is not final yet: a reorganisation may take back that it was charged") {
+		t.Errorf("before it is final: exit code %d, %s", code, out)
+	}
+	db, err := store.Open(t.Context(), store.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	list, err := db.Payments(t.Context(), store.PaymentFilter{Refund: ledger.RefundDue})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("due: %+v, %v", list, err)
+	}
+	for { // the server looks for that block, and takes it back: be faster
+		err := db.Paid(t.Context(), list[0].Key, list[0].Evidence)
+		if err == nil || errors.Is(err, ledger.ErrFenced) {
+			err = db.Final(t.Context(), list[0].Key, list[0].BlockHash)
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ledger.ErrFenced) {
+			t.Fatal(err)
+		}
+	}
+
+	to := rich.Address()
+	if _, err := c.client.Transact(t.Context(), s.signer, chain.Call{To: &to, Value: big.NewInt(1e18 - 15e13), Gas: 21_000}); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := refund("--wait", "1s"); code != 1 && code != 9 {
+		t.Errorf("without ether: exit code %d, %s", code, out)
+	}
+	if got := c.balance(t, buyer.Address()); got != 0 {
+		t.Errorf("without ether the buyer was paid %d units back", got)
+	}
+	c.fund(t, s.signer.Address(), big.NewInt(1e18), 0)
+	for deadline := time.Now().Add(90 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		refund("--wait", "1s")
+		r, err := db.Refund(t.Context(), list[0].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.State == ledger.RefundFinal {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("with ether again the refund is %+v", r)
+		}
+	}
+	if got := c.balance(t, buyer.Address()); got != 1000 {
+		t.Errorf("the buyer was paid %d units back, want 1000", got)
+	}
+}
+
 func killInRefund(t *testing.T, c *testChain, crashing, step string, book func(*server) store.Options) {
 	seller, buyer := c.account(t, 5000), c.account(t, 0)
 	s := &server{chain: c, dir: t.TempDir(), payTo: seller.Address(), signer: c.account(t, 0)}
 	s.env = []string{"CLAWR_FACILITATOR_KEY=" + s.signer.Reveal()}
 	s.args = []string{"serve", "--listen", "127.0.0.1:0", "--data", s.dir, "--network", c.network, "--asset", c.asset.Hex(), "--rpc-url", c.rpc, "--pay-to", s.payTo.Hex()}
-	owe(t, book(s), c, seller.Address(), buyer.Address())
+	owe(t, book(s), c, seller.Address(), buyer.Address(), true)
 
 	cmd := clawr(t, append(s.env, "CLAWR_FAILPOINT="+step), s.args...)
 	cmd.Path = crashing
