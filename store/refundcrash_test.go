@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +98,45 @@ func TestKilledWhileARefundIsPaid(t *testing.T) {
 					t.Error(err)
 				}
 			})
+		}
+	})
+}
+
+// TestRefundsThatWereDueStayDue migrates the table from before refunds were
+// paid, with what was due in it.
+func TestRefundsThatWereDueStayDue(t *testing.T) {
+	text, err := os.ReadFile("migrations/00014_refunds.sql")
+	must(t, err)
+	migration := regexp.MustCompile(`--.*`).ReplaceAllString(string(text), "")
+	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
+		db := open(t, o)
+		tenant, err := db.Deploy(t.Context(), clawr.Tenant{Slug: "acme", Manifest: clawr.Manifest{Owner: "ann"}}, "ann")
+		must(t, err)
+		p, err := db.Reserve(t.Context(), payment(tenant.ID, 1, ledger.SettleFirst), "node", time.Minute)
+		must(t, err)
+		must(t, db.Close())
+		statements := append([]string{
+			`DROP TABLE refunds`,
+			`CREATE TABLE refunds(
+				payment_id TEXT PRIMARY KEY REFERENCES payments(id), amount BIGINT NOT NULL CHECK(amount > 0), reason TEXT NOT NULL,
+				state TEXT NOT NULL CHECK(state IN('due','signed','final')), tx_hash TEXT, created_at BIGINT NOT NULL, updated_at BIGINT NOT NULL,
+				CHECK(state = 'due' OR tx_hash IS NOT NULL))`,
+			`INSERT INTO refunds(payment_id, amount, reason, state, created_at, updated_at) VALUES ('` + p.ID + `', 1000, 'tenant_worker_failure', 'due', 5, 6)`,
+		}, strings.Split(migration, ";")...)
+		for _, statement := range statements {
+			if strings.TrimSpace(statement) == "" {
+				continue
+			}
+			if _, err := raw.ExecContext(t.Context(), statement); err != nil {
+				t.Fatalf("%s: %v", statement, err)
+			}
+		}
+		must(t, raw.Close()) // SQLite: it would keep its log
+		o.Repair = true      // another program wrote it
+		r, err := open(t, o).Refund(t.Context(), p.ID)
+		must(t, err)
+		if r == nil || r.State != ledger.RefundDue || r.Amount != 1000 || r.Payment != p.Key || r.Created.UnixMicro() != 5 {
+			t.Errorf("after the migration the refund is %+v", r)
 		}
 	})
 }
