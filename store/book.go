@@ -35,13 +35,20 @@ func (db *DB) OpenSettlement(ctx context.Context, s ledger.Settlement) (ledger.S
 	return *out, nil
 }
 
-// insertSettlement writes s unless its authorization has a row.
+// insertSettlement writes s unless its authorization has a row. A payload that
+// the payment's row has already, byte for byte, is not kept twice.
 func insertSettlement(ctx context.Context, q querier, s ledger.Settlement, now int64) (bool, error) {
 	return changed(q.ExecContext(ctx, `
 		INSERT INTO settlements(id, network, asset, payer, auth_nonce, pay_to, amount, valid_before, payload, requested_by, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (network, asset, payer, auth_nonce) DO NOTHING`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN EXISTS(
+				SELECT 1 FROM payments p WHERE p.network = $2 AND p.asset = $3 AND p.payer = $4 AND p.auth_nonce = $5 AND p.payload = CAST($9 AS blob))
+			THEN CAST('' AS blob) ELSE CAST($9 AS blob) END, $10, $11) ON CONFLICT (network, asset, payer, auth_nonce) DO NOTHING`,
 		s.ID, s.Network, s.Asset, s.Payer, s.Nonce, s.PayTo, s.Amount, s.ValidBefore, s.Payload, null(s.RequestedBy), now))
 }
+
+// settlementPayload is the payload of a settlement s: the payment's, if none is kept.
+const settlementPayload = `CASE WHEN length(s.payload) > 0 THEN s.payload ELSE (SELECT p.payload FROM payments p
+	WHERE p.network = s.network AND p.asset = s.asset AND p.payer = s.payer AND p.auth_nonce = s.auth_nonce) END`
 
 // Settlement is what stands for an authorization in the facilitator's book,
 // nil if it was never asked to settle it.
@@ -53,7 +60,7 @@ func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement,
 	var batch string
 	var created int64
 	err := db.reader().QueryRowContext(ctx, `
-		SELECT s.id, s.network, s.asset, s.payer, s.auth_nonce, s.pay_to, s.amount, s.valid_before, s.payload, COALESCE(s.requested_by, ''), s.created_at,
+		SELECT s.id, s.network, s.asset, s.payer, s.auth_nonce, s.pay_to, s.amount, s.valid_before, `+settlementPayload+`, COALESCE(s.requested_by, ''), s.created_at,
 			COALESCE(i.batch_id, ''), COALESCE(i.outcome, ''), COALESCE(i.tx_hash, ''), COALESCE(i.block_number, 0), COALESCE(i.block_hash, ''), COALESCE(i.log_index, 0)
 		FROM settlements s LEFT JOIN settlement_items i ON i.settlement_id = s.id LEFT JOIN settlement_batches b ON b.id = i.batch_id
 		WHERE s.network = $1 AND s.asset = $2 AND s.payer = $3 AND s.auth_nonce = $4

@@ -12,7 +12,7 @@ import (
 func (db *DB) Settlements(ctx context.Context, batchID string) ([]ledger.Settlement, error) {
 	var list []ledger.Settlement
 	rows, err := db.reader().QueryContext(ctx, `
-		SELECT s.id, s.network, s.asset, s.payer, s.auth_nonce, s.pay_to, s.amount, s.valid_before, s.payload, COALESCE(s.requested_by, ''), s.created_at
+		SELECT s.id, s.network, s.asset, s.payer, s.auth_nonce, s.pay_to, s.amount, s.valid_before, `+settlementPayload+`, COALESCE(s.requested_by, ''), s.created_at
 		FROM settlement_items i JOIN settlements s ON s.id = i.settlement_id WHERE i.batch_id = $1 ORDER BY i.idx`, batchID)
 	err = each(rows, err, func(rows *sql.Rows) error {
 		var s ledger.Settlement

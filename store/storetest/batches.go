@@ -18,6 +18,14 @@ func (f *fixture) delivered(payer string) ledger.Payment {
 	return p
 }
 
+// kept is what stands for an authorization in the facilitator's book.
+func (f *fixture) kept(k ledger.Key) ledger.Settlement {
+	f.Helper()
+	s, err := f.Settlement(f.ctx(), k)
+	f.ok(err)
+	return *s
+}
+
 // aBatchIsBookedAtOnce: whatever shares a transaction is signed, mined and lost
 // by the same statements, each by its own policy; what is exposed follows to the
 // unit, and the event of what async delivered stays what it was.
@@ -29,8 +37,22 @@ func aBatchIsBookedAtOnce(f *fixture) {
 	for _, p := range sold {
 		items = append(items, f.settlement(p.Key))
 	}
-	b := f.batch(append(items, foreign)...)
-	f.ok(f.Sign(f.ctx(), b))
+	same := f.delivered(buyer) // its settlement has the payment's very payload
+	opened := ledger.Settlement{ID: "stl_" + same.ID, Key: same.Key, PayTo: same.PayTo, Amount: same.Amount, ValidBefore: same.ValidBefore, Payload: same.Payload}
+	sold = append(sold, same)
+	b := f.batch(append(items, opened, foreign)...)
+	f.ok(f.Sign(f.ctx(), b, opened))
+	carried, err := f.Settlements(f.ctx(), b.ID)
+	f.ok(err)
+	for i, s := range carried {
+		want := `{}`
+		if s.ID == opened.ID {
+			want = string(same.Payload)
+		}
+		if got := f.kept(s.Key); string(s.Payload) != want || string(got.Payload) != want {
+			f.Errorf("settlement %d has the payload %q, and by itself %q, want %s", i, s.Payload, got.Payload, want)
+		}
+	}
 	exposed := func(when string, mine, all int64) {
 		f.Helper()
 		if a, b := f.exposure(buyer), f.exposure("*"); a.Held != mine || b.Held != all {
@@ -42,7 +64,7 @@ func aBatchIsBookedAtOnce(f *fixture) {
 			f.Errorf("%s: %d payments wait", when, backlog.Depth)
 		}
 	}
-	exposed("signed", 3000, 4000)
+	exposed("signed", 4000, 5000)
 	at := func(when string, money ledger.Money, settled usage.Lifecycle) {
 		f.Helper()
 		events := f.events()
@@ -60,7 +82,7 @@ func aBatchIsBookedAtOnce(f *fixture) {
 	}
 	at("signed", ledger.Signed, usage.Unsettled)
 
-	paid := []ledger.ItemOutcome{ledger.ItemPaid, ledger.ItemPaid, ledger.ItemPaid, ledger.ItemPaid, ledger.ItemPaid}
+	paid := []ledger.ItemOutcome{ledger.ItemPaid, ledger.ItemPaid, ledger.ItemPaid, ledger.ItemPaid, ledger.ItemPaid, ledger.ItemPaid}
 	f.ok(f.mine(b, paid...))
 	at("mined", ledger.Mined, usage.Success)
 	exposed("mined", 1000, 1000)
@@ -73,7 +95,7 @@ func aBatchIsBookedAtOnce(f *fixture) {
 	n, err := f.UnmineBlock(f.ctx(), home, block)
 	f.counted("the loss", n, len(sold), err)
 	at("lost", ledger.Signed, usage.Unsettled)
-	exposed("lost", 3000, 4000)
+	exposed("lost", 4000, 5000)
 
 	// One of them reverted, as far as the receipt was understood: whoever sees
 	// the transfer in the block books it all the same.
