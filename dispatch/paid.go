@@ -203,7 +203,7 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 		case row.Work == ledger.Done:
 			defer d.flights.begin(p.key)()
 			return d.finish(ctx, c, p, e, row, nil)
-		case !row.LeaseUntil.After(d.now()) && (idempotent(c.Method) || row.Policy == ledger.SettleFirst):
+		case !row.LeaseUntil.After(d.now()) && (idempotent(c.Method) || row.Policy == ledger.SettleFirst) && d.timeFor(ctx):
 			if taken, err := d.takeOver(ctx, c, p, e, row); taken {
 				return err
 			} else if err != nil && !errors.Is(err, ledger.ErrFenced) {
@@ -236,6 +236,14 @@ func (d *Dispatcher) follow(c *call, p *payment, e *entry, row *ledger.Payment) 
 		}
 		row = next
 	}
+}
+
+// timeFor reports whether a quarter of the deadline is left, for work that is
+// begun late: with less it would be cut short, and the payment given up for it.
+// Whoever sends the request again has all of the time.
+func (d *Dispatcher) timeFor(ctx context.Context) bool {
+	until, ok := ctx.Deadline()
+	return !ok || time.Until(until) >= d.deadline()/4
 }
 
 // takeOver does the work again that somebody began and did not end, or, where

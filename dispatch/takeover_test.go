@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/dispatch"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/usage"
 )
@@ -211,6 +213,38 @@ func TestOneOfManyTakesOver(t *testing.T) {
 			t.Errorf("%d events count, %s is billed", n, billed)
 		}
 	})
+}
+
+// sluggish is Workers that take their time to open one.
+type sluggish struct {
+	dispatch.Workers
+	take func()
+}
+
+func (s sluggish) Open(ctx context.Context, t *clawr.Tenant) (dispatch.Worker, error) {
+	s.take()
+	return s.Workers.Open(ctx, t)
+}
+
+// A lease may end when a resend has waited for it nearly until its deadline. Work
+// that was begun then would be cut short and the payment given up for it: the
+// next resend has all of the time.
+func TestNobodyTakesOverWithoutTheTimeToWork(t *testing.T) {
+	w := newWorld(t)
+	q := w.payment(request{})
+	w.crash("t1.after", q)
+	w.pass(20 * time.Second) // a lease that nobody voids
+	w.d.Deadline = 10 * time.Second
+	w.d.Workers = sluggish{w.shop, func() { w.pass(8 * time.Second) }}
+	w.shop.once(func(_ http.ResponseWriter, r *http.Request) error {
+		<-r.Context().Done()
+		return r.Context().Err()
+	})
+	w.send(q).is(503, clawr.CodeSettlementPending)
+	w.state(q, ledger.Running, ledger.Held)
+	w.shop.once(nil)
+	w.send(q).is(200, "")
+	w.sold(1, 1)
 }
 
 func TestAResendWaitsForTheWork(t *testing.T) {
