@@ -7,11 +7,10 @@ import (
 	"fmt"
 )
 
-// copying is the long part of a checkpoint, which runs beside the writer: a
-// log of 8,000 pages takes a tenth of a second to be copied and read, and every
+// copying is the long part of a checkpoint, which runs beside the writer: every
 // payment would wait for it. What was committed meanwhile is copied too, in
-// turns that are shorter each time, until little is left for the writer itself:
-// more turns would sync the main file more often, and commits wait for that too.
+// turns that are shorter each time, until little is left, which may be for the
+// writer itself. More turns would sync the main file more often.
 //
 // Until then the log must not begin anew, or pages would be in the main file
 // whose sums nobody has taken. SQLite begins it anew when all of it was copied

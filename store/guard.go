@@ -11,11 +11,13 @@ import (
 	"github.com/402claw/clawr"
 )
 
-// Once in so many commits the length of the log is looked at, and from so many
-// pages on it is copied into the main file: 33 MB, of which a few are pages that
-// differ, so that a longer one is less to copy, and more to read after a crash.
+// Once in so many commits the length of the log is looked at. What it has got is
+// copied into the main file a little at a time, because commits wait for the
+// disk while much is synced. Only to begin anew must all of it be copied, for
+// which the writer stops: a log that long, of 33 MB, does.
 const (
 	lookEvery       = 16
+	copyPages       = 2000
 	checkpointPages = 8000
 )
 
@@ -62,26 +64,34 @@ func (g *guard) committed(ctx context.Context, q querier, h head) {
 	g.warned = err != nil
 }
 
-// tend sees to it that the log does not grow too long: a long one is copied
-// beside the writer, and the writer copies the little that came in addition.
+// tend sees to it that the log does not grow too long: it is copied beside the
+// writer, and when it is long the writer copies the little that came in addition.
 func (g *guard) tend(ctx context.Context, q querier) error {
 	if g.copying != nil {
 		if !g.copying.ended() {
 			return nil
 		}
-		// Before the log may begin anew, whatever became of the copying.
-		if err := g.log.read(allFrames); err != nil {
-			return fmt.Errorf("read the log: %w", err)
+		pages, copied, err := logPages(ctx, q)
+		if err != nil {
+			return err
 		}
-		err := g.copying.release()
-		g.copying = nil
+		whole := pages >= checkpointPages || pages <= copied || g.copying.err != nil
+		if whole { // before it may begin anew, whatever became of the copying
+			if err := g.log.read(allFrames); err != nil {
+				return fmt.Errorf("read the log: %w", err)
+			}
+		}
+		err = g.copying.release()
+		if g.copying = nil; !whole {
+			return err // what is not copied keeps the log from beginning anew
+		}
 		return errors.Join(err, g.checkpoint(ctx, q))
 	}
 	pages, copied, err := logPages(ctx, q)
 	switch {
 	case err != nil:
 		return err
-	case pages < checkpointPages || pages <= copied:
+	case pages <= copied || pages < checkpointPages && (g.copier == nil || pages-copied < copyPages):
 	case g.copier == nil:
 		return g.checkpoint(ctx, q)
 	default:
