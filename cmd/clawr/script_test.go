@@ -42,6 +42,7 @@ func (s served) Run() int { return storetest.Main(s.M) }
 //	post URL FILE        POST a file, likewise
 //	head URL             HEAD, likewise
 //	waitfor FILE REGEXP  until the file matches, at most 15 s
+//	until REGEXP COMMAND…   run a command again until its output matches, at most 30 s
 //	env-from FILE NAME REGEXP   set $NAME to the first group's match in the file
 //	key NAME             make a key: $NAME is the secret, $NAME_ADDR the address
 //	write FILE TEXT      write a file that nobody else can read
@@ -61,7 +62,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "key": cmdKey, "write": cmdWrite, "lossy": cmdLossy, "exits": cmdExits,
+			"up": cmdUp, "down": cmdDown, "get": cmdGet, "post": cmdPost, "head": cmdHead, "waitfor": cmdWaitFor, "env-from": cmdEnvFrom, "key": cmdKey, "write": cmdWrite, "until": cmdUntil, "lossy": cmdLossy, "exits": cmdExits,
 		},
 	})
 }
@@ -272,6 +273,23 @@ func cmdKey(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Setenv(args[0], k.Reveal())
 	ts.Setenv(args[0]+"_ADDR", k.Address().Hex())
+}
+
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP COMMAND…")
+	}
+	re, err := regexp.Compile(args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if re.MatchString(strings.TrimSpace(ts.ReadFile("stdout"))) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the output does not become %s", args[0])
+		}
+	}
 }
 
 func cmdWrite(ts *testscript.TestScript, _ bool, args []string) {
