@@ -44,9 +44,12 @@ type Holds interface {
 
 // Vault moves the money of channels on the chain.
 type Vault interface {
-	// SettleChannel makes deposits, claims, refunds, and pays receivers out;
+	// SettleChannel makes deposits and claims, and pays receivers out;
 	// asking twice is asking once. An error means that nothing was submitted.
 	SettleChannel(context.Context, *x402.PaymentPayload, x402.Requirements) (x402.SettleResponse, error)
+	// RefundChannel is SettleChannel of a refund, which is signed only while hold
+	// is there. Then hold is of another epoch.
+	RefundChannel(ctx context.Context, p *x402.PaymentPayload, r x402.Requirements, hold *ledger.Hold) (x402.SettleResponse, error)
 	// Deposited is how a deposit stands that was ever submitted: made, or
 	// settlement_pending while it may be made yet. nil: it was not submitted, or
 	// proof says that it never will be made.

@@ -47,6 +47,7 @@ func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error 
 	// longer than what the book knows of the channel is believed, and it ends
 	// early only by an outcome.
 	known := true
+	var hold *ledger.Hold
 	if room := ch.Room() - ch.Charged; room > 0 {
 		d.reached("hold.before")
 		epoch, err := d.Till.Holds.HoldChannel(ctx, ch.ID, ch.Charged, min(full.Amount, room), refundHold+strconv.FormatUint(ch.RefundNonce, 10),
@@ -58,9 +59,10 @@ func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error 
 			return unavailable(err)
 		}
 		d.reached("hold.after")
+		hold = &ledger.Hold{Channel: ch.ID, Epoch: epoch}
 		defer func() {
 			if known {
-				d.Till.Holds.ReleaseChannel(context.WithoutCancel(ctx), ch.ID, epoch)
+				d.Till.Holds.ReleaseChannel(context.WithoutCancel(ctx), hold.Channel, hold.Epoch)
 			}
 		}()
 	}
@@ -70,7 +72,7 @@ func (d *Dispatcher) refund(c *call, p *payment, terms x402.Requirements) error 
 	payload := *p.ForFacilitator(&terms)
 	payload.Payload = full.JSON()
 	known = false
-	out, err := d.Till.Vault.SettleChannel(ctx, &payload, terms)
+	out, err := d.Till.Vault.RefundChannel(ctx, &payload, terms, hold)
 	if err == nil && out.ErrorReason == x402.ReasonPending {
 		return d.pending(c, &ledger.Payment{Key: p.key, Money: ledger.Signed}, out.Transaction)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 
+	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/dispatch"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/x402"
@@ -38,6 +39,39 @@ func TestARefundThatWasNotSignedLetsItsChannelGo(t *testing.T) {
 				t.Errorf("%+v", ch)
 			}
 		})
+	}
+}
+
+// A process that was paused between the hold and the signature, for longer than
+// another waits for it, signs nothing when it goes on: its hold was ended, and
+// what it wanted to give back is sold.
+func TestARefundIsSignedOnlyInItsHold(t *testing.T) {
+	c := newCanal(t)
+	c.send(c.deposit(10*price, price)).is(200, "")
+	paused, resume := make(chan struct{}), make(chan struct{})
+	c.at("refund.build", func() { close(paused); <-resume })
+	refund := c.refund(price)
+	done := make(chan *answer)
+	go func() { done <- c.send(refund) }()
+	<-paused
+	c.d.Till = &dispatch.Till{Channels: c.db, Holds: c.db, Vault: c.fac, Authorizer: c.d.Till.Authorizer} // another process
+	q := c.voucher(2 * price)
+	c.send(q).is(503, x402.ReasonChannelBusy)
+	c.pass(30 * time.Second)
+	c.send(q).is(503, x402.ReasonChannelBusy)
+	c.send(q).is(200, "")
+	close(resume)
+	(<-done).is(503, clawr.CodeFacilitatorDown)
+	if ch := c.charged(2 * price); ch.Reserved != 0 || ch.Forfeited != 0 {
+		t.Errorf("%+v", ch)
+	}
+	if s := c.state(c.id()); s.Balance != 10*price || c.units(address(c.buyer)) != 1_000_000-10*price {
+		t.Errorf("%+v, and the buyer has %d", s, c.units(address(c.buyer)))
+	}
+	c.terms = c.offered()
+	c.send(c.refund(2*price)).is(200, "") // with the voucher that was sold meanwhile
+	if got := c.units(address(c.buyer)); got != 1_000_000-2*price {
+		t.Errorf("the buyer has %d", got)
 	}
 }
 

@@ -61,12 +61,13 @@ type errRefused struct{ words string }
 
 func (e *errRefused) Error() string { return e.words }
 
-// call does what p asks for by one transaction of its own, which the book has
+// call does what ch asks for by one transaction of its own, which the book has
 // before anybody sees it, and waits for its block until ctx ends. receipt is nil
 // if there is none yet: then tx may be mined at any time. The error of one that
 // was never signed is errRefused, or says that nobody could be asked. The book
 // has notes from the signature on.
-func (f *Facilitator) call(ctx context.Context, p *x402.ChannelPayload, most uint64, notes ...item) (receipt *Receipt, tx string, err error) {
+func (f *Facilitator) call(ctx context.Context, ch *channel, notes ...item) (receipt *Receipt, tx string, err error) {
+	p, most := ch.ChannelPayload, limitOf(ch.ChannelPayload)
 	if fl, err := f.underWay(ctx, p); err != nil {
 		return nil, "", down("the book does not answer", err)
 	} else if fl != nil {
@@ -90,7 +91,7 @@ func (f *Facilitator) call(ctx context.Context, p *x402.ChannelPayload, most uin
 	}
 	f.reached("preflight")
 	f.reached(string(p.Kind) + ".build")
-	b, err := s.sign(ctx, notes, func(nonce int64) (ledger.Tx, string, error) {
+	b, err := s.sign(ctx, ch.hold, notes, func(nonce int64) (ledger.Tx, string, error) {
 		return c.SignChannel(ctx, nonce, min(gas+gas/5, most), p)
 	})
 	if err != nil {

@@ -23,8 +23,9 @@ type Authorizer interface {
 // what its id says, and for what the requirements ask.
 type channel struct {
 	*x402.ChannelPayload
-	d     x402.Domain // of channels on this chain
-	token x402.Domain // of the asset
+	d     x402.Domain  // of channels on this chain
+	token x402.Domain  // of the asset
+	hold  *ledger.Hold // in which a refund is signed; nil: whoever asks answers for what is charged
 }
 
 // readChannel checks everything about p that needs no chain, in the SDK's

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/402claw/clawr"
+	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/x402"
 )
 
@@ -14,6 +15,13 @@ import (
 // change nothing, and a refund is signed for one nonce. What is not known is
 // answered with settlement_pending. An error says that nothing was submitted.
 func (f *Facilitator) SettleChannel(ctx context.Context, p *x402.PaymentPayload, r x402.Requirements) (x402.SettleResponse, error) {
+	return f.RefundChannel(ctx, p, r, nil)
+}
+
+// RefundChannel is SettleChannel for a server whose book is this one's: a refund
+// is signed only while hold is there, or else what it gives back may be sold
+// already. Once it is signed, hold is of another epoch.
+func (f *Facilitator) RefundChannel(ctx context.Context, p *x402.PaymentPayload, r x402.Requirements, hold *ledger.Hold) (x402.SettleResponse, error) {
 	c, err := f.readChannel(p, &r)
 	if err == nil {
 		switch c.Kind {
@@ -24,6 +32,7 @@ func (f *Facilitator) SettleChannel(ctx context.Context, p *x402.PaymentPayload,
 		case x402.ChannelSettle:
 			return f.sweep(ctx, c)
 		case x402.ChannelRefund:
+			c.hold = hold
 			return f.refund(ctx, c)
 		}
 		err = refuse(x402.ReasonChannelPayload, "a voucher is not settled: claim it")
@@ -123,7 +132,7 @@ func (f *Facilitator) claim(ctx context.Context, c *channel) (x402.SettleRespons
 	if err := f.authorize(c); err != nil {
 		return f.channelRefused(c, err)
 	}
-	receipt, tx, err := f.call(ctx, c.ChannelPayload, limitOf(c.ChannelPayload))
+	receipt, tx, err := f.call(ctx, c)
 	out, _, err := f.carried(c, receipt, tx, err, x402.ReasonClaimSimulation, x402.ReasonClaimTransaction)
 	return out, err
 }
@@ -141,7 +150,7 @@ func (f *Facilitator) sweep(ctx context.Context, c *channel) (x402.SettleRespons
 	case claimed == settled:
 		return f.channelRefused(c, refuse(x402.ReasonNothingToSettle, "nothing is claimed that was not sent"))
 	}
-	receipt, tx, err := f.call(ctx, c.ChannelPayload, limitOf(c.ChannelPayload))
+	receipt, tx, err := f.call(ctx, c)
 	out, done, err := f.carried(c, receipt, tx, err, x402.ReasonChannelSettle, x402.ReasonChannelSettle)
 	if done || err != nil {
 		return out, err
@@ -171,7 +180,7 @@ func (f *Facilitator) refund(ctx context.Context, c *channel) (x402.SettleRespon
 	if err := f.authorize(c); err != nil {
 		return f.channelRefused(c, err)
 	}
-	receipt, tx, err := f.call(ctx, c.ChannelPayload, limitOf(c.ChannelPayload))
+	receipt, tx, err := f.call(ctx, c)
 	out, done, err := f.carried(c, receipt, tx, err, x402.ReasonRefundSimulation, x402.ReasonRefundTransaction)
 	if done || err != nil {
 		return out, err

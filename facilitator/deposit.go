@@ -82,7 +82,7 @@ func (f *Facilitator) makeDeposit(ctx context.Context, c *channel, first bool) (
 		if first {
 			note = []item{f.depositNote(c)}
 		}
-		receipt, tx, err = f.call(ctx, c.ChannelPayload, limitOf(c.ChannelPayload), note...)
+		receipt, tx, err = f.call(ctx, c, note...)
 	}
 	out, _, err := f.carried(c, receipt, tx, err, x402.ReasonDepositSimulation, x402.ReasonDepositTransaction)
 	return out, err

@@ -35,7 +35,7 @@ func isRefused(err error) bool {
 // tree an error says that there is no such batch; with any other, only the book
 // knows. It tries again when another process with the same signer took the
 // nonce.
-func (s *settler) sign(ctx context.Context, its []item, tx signature) (b ledger.Batch, err error) {
+func (s *settler) sign(ctx context.Context, hold *ledger.Hold, its []item, tx signature) (b ledger.Batch, err error) {
 	n := &s.nonces
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -49,7 +49,7 @@ func (s *settler) sign(ctx context.Context, its []item, tx signature) (b ledger.
 		if n.next <= tried {
 			return b, err // fenced, and not for its nonce
 		}
-		if b, err = n.attempt(ctx, s, its, tx); !errors.Is(err, ledger.ErrFenced) {
+		if b, err = n.attempt(ctx, s, hold, its, tx); !errors.Is(err, ledger.ErrFenced) {
 			return b, err
 		}
 	}
@@ -59,14 +59,14 @@ func (s *settler) sign(ctx context.Context, its []item, tx signature) (b ledger.
 type signature func(nonce int64) (tx ledger.Tx, calldataSHA256 string, err error)
 
 // attempt signs one batch with the next nonce and stores it.
-func (n *nonces) attempt(ctx context.Context, s *settler, its []item, sign signature) (ledger.Batch, error) {
+func (n *nonces) attempt(ctx context.Context, s *settler, hold *ledger.Hold, its []item, sign signature) (ledger.Batch, error) {
 	f := s.f
 	tx, calldata, err := sign(n.next)
 	if err != nil {
 		return ledger.Batch{}, errors.Join(errUnsigned, down("the transaction cannot be made just now", err))
 	}
 	b := ledger.Batch{ID: newID("bat_"), Network: f.Network, Signer: s.address, Nonce: n.next, CalldataSHA256: calldata,
-		State: ledger.BatchSigned, Txs: []ledger.Tx{tx}, Created: f.now()}
+		State: ledger.BatchSigned, Txs: []ledger.Tx{tx}, Created: f.now(), Hold: hold}
 	var opened []ledger.Settlement
 	for _, it := range its {
 		if !it.apart {
@@ -80,11 +80,18 @@ func (n *nonces) attempt(ctx context.Context, s *settler, its []item, sign signa
 	// From here on nobody's end must leave in doubt what is stored.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
 	defer cancel()
-	if err := f.Book.Sign(ctx, b, opened...); err != nil {
+	err = f.Book.Sign(ctx, b, opened...)
+	if errors.Is(err, ledger.ErrReleased) {
+		return b, errors.Join(errUnsigned, down("the channel was let go before its refund was signed", err))
+	}
+	if err != nil {
 		n.known = false // another process may have taken the nonce, or this batch has it after all
 		return b, err
 	}
 	f.reached("t3.after")
+	if hold != nil {
+		hold.Epoch++
+	}
 	n.next++
 	return b, nil
 }

@@ -294,7 +294,7 @@ func (s *settler) carry(ctx context.Context, orders []*order) {
 	for i, o := range orders {
 		its[i] = o.item
 	}
-	b, err := s.sign(ctx, its, func(nonce int64) (ledger.Tx, string, error) {
+	b, err := s.sign(ctx, nil, its, func(nonce int64) (ledger.Tx, string, error) {
 		return s.from.Sign(ctx, nonce, gasOf(orders), transfers(its))
 	})
 	switch {

@@ -65,6 +65,16 @@ type Batch struct {
 	BlockNumber    int64
 	BlockHash      string
 	Created        time.Time
+
+	Hold *Hold // that has to be there when the batch is stored; nil: none has to
+}
+
+// Hold is what a process keeps of a channel, by its epoch. Whoever signs for
+// what it holds takes the next epoch with the signature: nobody who looked
+// before can end the hold any more, and one that was ended signs nothing.
+type Hold struct {
+	Channel string // id; 0x and lower-case hex
+	Epoch   int64
 }
 
 // Tx is one signed transaction of a batch, stored before it is broadcast.
@@ -86,6 +96,10 @@ type ItemResult struct {
 // ErrFenced says that somebody else moved the row: its epoch or state is no
 // longer what the caller read. It is never a client's error.
 var ErrFenced = errors.New("ledger: moved by somebody else")
+
+// ErrReleased says that the hold of a channel was ended, and nothing is signed
+// for it.
+var ErrReleased = errors.New("ledger: the hold of the channel was ended")
 
 // ErrLive says that a settlement is in a live batch already (I7).
 var ErrLive = errors.New("ledger: in a live batch already")

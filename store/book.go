@@ -94,7 +94,9 @@ func (db *DB) Settlement(ctx context.Context, k ledger.Key) (*ledger.Settlement,
 // transfer: a payer may sign one nonce for two) or if the signer's nonce is
 // taken. A settlement without a payments row is somebody else's payment, and a
 // batch without settlements a call that moves no payment, such as a claim: it
-// has a nonce like all others.
+// has a nonce like all others. What gives back money of a channel is signed only
+// in b.Hold, whose epoch it raises, in the book and in b.Hold: ErrReleased if
+// that hold was ended.
 func (db *DB) Sign(ctx context.Context, b ledger.Batch, opened ...ledger.Settlement) error {
 	return db.sign(ctx, nil, b, opened)
 }
@@ -115,6 +117,24 @@ func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) err
 			}
 		}
 		now := db.micros()
+		landed := func() error {
+			return db.landed(ctx, q, ledger.MoveSign, b.ID, `SELECT 1 FROM settlement_batches JOIN settlement_txs ON batch_id = id
+				WHERE id = $1 AND calldata_sha256 = $2 AND tx_hash = $3`, b.ID, b.CalldataSHA256, b.Txs[0].Hash)
+		}
+		if b.Hold != nil {
+			ok, err := changed(q.ExecContext(ctx, `UPDATE channels SET epoch = epoch + 1, updated_at = $3 WHERE channel_id = $1 AND epoch = $2 AND reserved > 0`,
+				b.Hold.Channel, b.Hold.Epoch, now))
+			if err != nil {
+				return err
+			}
+			if !ok {
+				if again {
+					return landed()
+				}
+				return ledger.ErrReleased
+			}
+			db.channelRows().stage(b.Hold.Channel, nil)
+		}
 		ok, err := changed(q.ExecContext(ctx, `
 			INSERT INTO settlement_batches(id, network, signer, signer_nonce, calldata_sha256, item_count, state, created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $6, 'signed', $7, $7) ON CONFLICT DO NOTHING`,
@@ -124,8 +144,7 @@ func (db *DB) sign(ctx context.Context, fence func(context.Context, querier) err
 		}
 		if !ok {
 			if again {
-				return db.landed(ctx, q, ledger.MoveSign, b.ID, `SELECT 1 FROM settlement_batches JOIN settlement_txs ON batch_id = id
-					WHERE id = $1 AND calldata_sha256 = $2 AND tx_hash = $3`, b.ID, b.CalldataSHA256, b.Txs[0].Hash)
+				return landed()
 			}
 			return fmt.Errorf("%w: nonce %d of %s has a batch", ledger.ErrFenced, b.Nonce, b.Signer)
 		}
