@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -176,6 +177,60 @@ func aHoldKeepsOthersOut(f *fixture) {
 	}
 	if _, err := f.HoldChannel(f.ctx(), c.ID, 700, 9_301, "one", lease); err == nil {
 		f.Error("more than the balance was reserved")
+	}
+}
+
+// aRefundIsSignedInItsHold stores a signature only together with the next epoch
+// of its hold: what was released is not signed for, what is signed for is not
+// released by who knew the hold before, and of the two that come at once one
+// wins.
+func aRefundIsSignedInItsHold(f *fixture) {
+	c := f.sync(seen(1, 1_000_000, 0, 0))
+	refund := func(n, epoch int64) ledger.Batch {
+		return ledger.Batch{ID: fmt.Sprintf("bat_refund%d", n), Network: home, Signer: signer, Nonce: n, CalldataSHA256: hash("refund", n), State: ledger.BatchSigned,
+			Txs: []ledger.Tx{{Hash: "0x" + hash("tx of a refund", n), Attempt: 1, Raw: []byte{1}, MaxFee: "1", Tip: "1"}}, Hold: &ledger.Hold{Channel: c.ID, Epoch: epoch}}
+	}
+	signed := func(b ledger.Batch) bool {
+		list, err := f.OpenBatches(f.ctx(), home, signer)
+		f.ok(err)
+		return slices.ContainsFunc(list, func(is ledger.Batch) bool { return is.ID == b.ID })
+	}
+	epoch, err := f.HoldChannel(f.ctx(), c.ID, 0, 1000, "one", lease)
+	f.ok(err)
+	b := refund(0, epoch)
+	f.ok(f.Sign(f.ctx(), b))
+	f.ok(f.ReleaseChannel(f.ctx(), c.ID, epoch)) // by who knew it before
+	if got := f.channel(c); got.Reserved != 1000 || !signed(b) {
+		f.Errorf("%+v, signed: %v", got, signed(b))
+	}
+	f.ok(f.ReleaseChannel(f.ctx(), c.ID, epoch+1))
+	if got := f.channel(c); got.Reserved != 0 {
+		f.Errorf("%+v", got)
+	}
+	b = refund(1, epoch+1)
+	if err := f.Sign(f.ctx(), b); !errors.Is(err, ledger.ErrReleased) || signed(b) {
+		f.Errorf("what was released was signed for: %v", err)
+	}
+	for n := int64(1); n <= 20; n++ {
+		epoch, err := f.HoldChannel(f.ctx(), c.ID, 0, 1000, "one", lease)
+		f.ok(err)
+		b, begin := refund(n, epoch), make(chan struct{})
+		var signing error
+		var wg sync.WaitGroup
+		wg.Go(func() { <-begin; signing = f.Sign(f.ctx(), b) })
+		wg.Go(func() {
+			<-begin
+			if err := f.ReleaseChannel(f.ctx(), c.ID, epoch); err != nil {
+				f.Errorf("release: %v", err)
+			}
+		})
+		close(begin)
+		wg.Wait()
+		held := f.channel(c).Reserved > 0
+		if signing != nil && !errors.Is(signing, ledger.ErrReleased) || (signing == nil) != held || held != signed(b) {
+			f.Errorf("signing %v, signed: %v, held: %v", signing, signed(b), held)
+		}
+		f.ok(f.ReleaseChannel(f.ctx(), c.ID, epoch+1))
 	}
 }
 

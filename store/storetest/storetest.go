@@ -71,6 +71,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		{"VouchersGoOneByOne", vouchersGoOneByOne},
 		{"OneOfManyVouchers", oneOfManyVouchers},
 		{"AHoldKeepsOthersOut", aHoldKeepsOthersOut},
+		{"ARefundIsSignedInItsHold", aRefundIsSignedInItsHold},
 		{"TheChainIsBelieved", theChainIsBelieved},
 		{"LostVouchersComeWithTheNext", lostVouchersComeWithTheNext},
 		{"ChannelsNeverOwe", channelsNeverOwe},
