@@ -24,6 +24,15 @@ import (
 // committed transactions.
 const oldest = "3.51.3"
 
+// How much of the file its one writer and each of its readers keep, in KiB.
+// Payments are found by keys that are random, so that a cache of any size is
+// full soon, and finds little in a book that is much larger; the kernel has the
+// rest. With more, memory grew for as long as the book did.
+const (
+	writerCache = 16 << 10
+	readerCache = 4 << 10
+)
+
 // sqliteDB is the embedded engine: one file, one writer, many readers.
 type sqliteDB struct {
 	*writer
@@ -75,7 +84,7 @@ func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger,
 		log.ErrorContext(ctx, "the database is damaged: answers are given from it, and no payments are taken", "path", path, "err", damage)
 	}
 	// The guard alone copies the log into the main file: no automatic checkpoint.
-	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, mode, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(0)", "cache_size(-65536)", "temp_store(MEMORY)")); err != nil {
+	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, mode, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(0)", fmt.Sprintf("cache_size(-%d)", writerCache), "temp_store(MEMORY)")); err != nil {
 		return nil, err
 	}
 	d.writing.SetMaxOpenConns(1)
@@ -98,7 +107,7 @@ func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger,
 			return nil, err
 		}
 	}
-	if d.reading, err = sql.Open("sqlite", sqliteDSN(abs, mode, "query_only(1)", "cache_size(-16384)")); err != nil {
+	if d.reading, err = sql.Open("sqlite", sqliteDSN(abs, mode, "query_only(1)", fmt.Sprintf("cache_size(-%d)", readerCache))); err != nil {
 		return nil, err
 	}
 	readers := max(4, 2*runtime.GOMAXPROCS(0))
