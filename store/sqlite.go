@@ -29,7 +29,7 @@ const oldest = "3.51.3"
 // full soon, and finds little in a book that is much larger; the kernel has the
 // rest. With more, memory grew for as long as the book did.
 const (
-	writerCache = 16 << 10
+	writerCache = 32 << 10
 	readerCache = 4 << 10
 )
 

@@ -50,6 +50,13 @@ type Node struct {
 	mu     sync.Mutex // one grant at a time
 }
 
+// Of is a development chain in this process, for what needs no method of
+// anvil's: nothing can be called, and nobody be given anything, through it.
+func Of(ctx context.Context, c *devchain.Chain) (*Node, error) {
+	client, err := c.Client(ctx)
+	return &Node{URL: c.URL(), Asset: c.Asset(), Client: client}, err
+}
+
 // Start runs anvil until Close, and puts the contracts on its chain. The
 // binary is the one that make test installs below e2e/node_modules.
 func Start(ctx context.Context, opt Options) (*Node, error) {
@@ -218,7 +225,7 @@ func (n *Node) Close() error {
 	if n.rpc != nil {
 		n.rpc.Close()
 	}
-	if n.cmd.Process == nil {
+	if n.cmd == nil || n.cmd.Process == nil {
 		return nil
 	}
 	n.cmd.Process.Kill()

@@ -15,7 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/402claw/clawr/e2e/anvil"
+	"github.com/402claw/clawr/chain/devchain"
 )
 
 // soaked is the last line of a soak.
@@ -50,8 +50,8 @@ const (
 // every minute.
 func soak(ctx context.Context, bin, engine, admin string, rate int, length, every time.Duration, out io.Writer) error {
 	w, err := newWorld(ctx, bin, engine, admin, worldOptions{
-		chain: anvil.Options{BlockTime: time.Second, Args: []string{"--gas-limit", "100000000"}},
-		caps:  []string{"--async-credit", "100000", "--async-payer-cap", "100000", "--async-total-cap", "1000000"},
+		own:  &devchain.Options{BlockTime: time.Second},
+		caps: []string{"--async-credit", "100000", "--async-payer-cap", "100000", "--async-total-cap", "1000000"},
 	})
 	if err != nil {
 		return err

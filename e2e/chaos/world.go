@@ -23,6 +23,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/402claw/clawr/chain"
+	"github.com/402claw/clawr/chain/devchain"
 	"github.com/402claw/clawr/e2e/anvil"
 	"github.com/402claw/clawr/store/storetest"
 )
@@ -36,6 +37,7 @@ type world struct {
 	dir    string
 	data   string // the server's data directory
 	node   *anvil.Node
+	own    *devchain.Chain // what node is, if it is not anvil
 	asset  common.Address
 	payTo  common.Address
 	signer *chain.Key
@@ -66,6 +68,9 @@ const serverDeadline = 5 * time.Second
 
 // worldOptions are what worlds differ in.
 type worldOptions struct {
+	// own, if not nil, is clawr's own chain instead of anvil, whose blocks cost as
+	// much as everything that was ever paid on it: it copies its state for each.
+	own   *devchain.Options
 	chain anvil.Options
 	caps  []string // the server's flags for async
 	final int      // a block is final when twice as many follow it
@@ -93,8 +98,7 @@ func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) 
 			return nil, err
 		}
 	}
-	opt.chain.Args = append(opt.chain.Args, "--slots-in-an-epoch", strconv.Itoa(max(opt.final, 1)))
-	if w.node, err = anvil.Start(ctx, opt.chain); err != nil {
+	if err := w.begin(ctx, opt); err != nil {
 		return nil, err
 	}
 	w.asset = common.HexToAddress(w.node.Asset.Address)
@@ -106,7 +110,7 @@ func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) 
 	if w.signer, err = chain.NewKey(); err != nil {
 		return nil, err
 	}
-	if err := w.node.Fund(ctx, w.signer.Address(), new(big.Int).Mul(big.NewInt(1000), big.NewInt(1e18)), 0); err != nil {
+	if err := w.fund(ctx, w.signer.Address(), new(big.Int).Mul(big.NewInt(1000), big.NewInt(1e18)), 0); err != nil {
 		return nil, err
 	}
 	for range 4 {
@@ -115,13 +119,15 @@ func newWorld(ctx context.Context, bin, engine, admin string, opt worldOptions) 
 			return nil, err
 		}
 		w.buyers = append(w.buyers, key)
-		if err := w.node.Fund(ctx, crypto.PubkeyToAddress(key.PublicKey), nil, 1_000_000_000_000); err != nil {
+		if err := w.fund(ctx, crypto.PubkeyToAddress(key.PublicKey), nil, 1_000_000_000_000); err != nil {
 			return nil, err
 		}
 	}
 	// What there is so far is not to be taken back.
-	if err := w.mine(ctx, 3*chainDepth); err != nil {
-		return nil, err
+	if w.own == nil {
+		if err := w.mine(ctx, 3*chainDepth); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.up(""); err != nil {
 		return nil, err
@@ -146,11 +152,37 @@ func (w *world) close() error {
 	if w.node != nil {
 		errs = append(errs, w.node.Close())
 	}
+	if w.own != nil {
+		errs = append(errs, w.own.Close())
+	}
 	if w.drop != nil {
 		errs = append(errs, w.drop())
 	}
 	w.client.CloseIdleConnections()
 	return errors.Join(append(errs, os.RemoveAll(w.dir))...)
+}
+
+// begin starts the chain.
+func (w *world) begin(ctx context.Context, opt worldOptions) (err error) {
+	if opt.own == nil {
+		opt.chain.Args = append(opt.chain.Args, "--slots-in-an-epoch", strconv.Itoa(max(opt.final, 1)))
+		w.node, err = anvil.Start(ctx, opt.chain)
+		return err
+	}
+	own := *opt.own
+	own.Dir = filepath.Join(w.dir, "chain")
+	if w.own, err = devchain.Open(own); err != nil {
+		return err
+	}
+	w.node, err = anvil.Of(ctx, w.own)
+	return err
+}
+
+func (w *world) fund(ctx context.Context, who common.Address, wei *big.Int, units int64) error {
+	if w.own != nil {
+		return w.own.Fund(ctx, who, wei, units)
+	}
+	return w.node.Fund(ctx, who, wei, units)
 }
 
 // command is a command line of the built program, with an environment of its own.
