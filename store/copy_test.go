@@ -99,6 +99,50 @@ func TestTheLogIsCopiedBesideTheWriter(t *testing.T) {
 	again.Close()
 }
 
+// However many read all the time, the log begins anew: it is as long as what
+// is copied at once, and not as what was ever written.
+func TestReadersDoNotLetTheLogGrow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clawr.db")
+	db, err := Open(t.Context(), Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	reading, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer stop()
+	for range 8 {
+		readers.Go(func() {
+			for reading.Err() == nil {
+				var n int
+				_ = db.reader().QueryRowContext(reading, `SELECT COUNT(*) FROM (SELECT 1 FROM usage_events LIMIT 1000)`).Scan(&n)
+			}
+		})
+	}
+	const each, pages = 100, 30_000
+	for i, written := 0, 0; written < pages; i++ {
+		events := make([]usage.Event, each)
+		for k := range events {
+			events[k] = usage.Event{Time: time.Unix(int64(i), 0), RequestID: fmt.Sprintf("req_%x", (i*each+k)*2654435761), API: "api", Endpoint: strings.Repeat("x", 900)}
+		}
+		if err := db.Record(t.Context(), events); err != nil {
+			t.Fatal(err)
+		}
+		written += each / 4 // at least: four events fill a page
+		if i%50 > 0 {
+			continue
+		}
+		info, err := os.Stat(path + walSuffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if long := int(info.Size()) / 4120; long > checkpointPages*3/2 {
+			t.Fatalf("after %d pages the log has %d", written, long)
+		}
+	}
+}
+
 // A log that is read while it grows gives what one that is read at once gives.
 func TestALogIsReadOn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clawr.db")

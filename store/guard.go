@@ -109,9 +109,9 @@ func logPages(ctx context.Context, q querier) (pages, copied int, err error) {
 	return pages, copied, nil
 }
 
-// patience is how often the writer tries to copy all of the log: those who read
-// an older state of it are through within a millisecond.
-const patience = 5
+// patience is how long, in milliseconds, the writer waits for those who read an
+// older state of the log: they are through in less, but for an export.
+const patience = 20
 
 // checkpoint copies the log into the main file, and takes over its sums if it
 // was copied to its end.
@@ -124,19 +124,31 @@ func (g *guard) checkpoint(ctx context.Context, q querier) error {
 	if err := g.log.read(allFrames); err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
-	for try := 0; try < patience && copied < pages; try++ {
-		if try > 0 {
-			time.Sleep(time.Millisecond)
-		}
-		var busy int
-		if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`).Scan(&busy, &pages, &copied); err != nil {
-			return fmt.Errorf("copy the log: %w", err)
+	if copied < pages || pages >= checkpointPages {
+		if pages, copied, err = restart(ctx, q); err != nil {
+			return err
 		}
 	}
 	if copied < pages {
 		return nil // somebody reads an older state; next time
 	}
 	return g.sums.update(g.log)
+}
+
+// restart copies the rest of the log, and waits until nobody reads it, so that
+// the next commit begins it anew. One that begins while somebody does goes on
+// with the old one, and with many readers there is always somebody: the log
+// grew until one day there was not.
+func restart(ctx context.Context, q querier) (pages, copied int, err error) {
+	if _, err := q.ExecContext(ctx, fmt.Sprintf(`PRAGMA busy_timeout(%d)`, patience)); err != nil {
+		return 0, 0, err
+	}
+	var busy int
+	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(RESTART)`).Scan(&busy, &pages, &copied); err != nil {
+		return 0, 0, fmt.Errorf("copy the log: %w", err)
+	}
+	_, err = q.ExecContext(ctx, fmt.Sprintf(`PRAGMA busy_timeout(%d)`, busyTimeout))
+	return pages, copied, err
 }
 
 // close leaves a log without anything that the main file does not have.

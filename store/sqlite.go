@@ -145,12 +145,15 @@ func (d *sqliteDB) write(ctx context.Context, fn transaction) error {
 	return d.writer.write(ctx, fn)
 }
 
+// busyTimeout is how long, in milliseconds, a connection waits for another.
+const busyTimeout = 10_000
+
 // sqliteDSN names a file with the settings that every connection needs.
 // FULL makes each commit durable; NORMAL would lose the last ones in a power
 // cut, and with them reservations that were acknowledged. The writer keeps what
 // its savepoints need in memory: in a file it costs a tenth of everything.
 func sqliteDSN(path, mode string, pragmas ...string) string {
-	q := url.Values{"mode": {mode}, "_pragma": append([]string{"busy_timeout(10000)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)"}, pragmas...)}
+	q := url.Values{"mode": {mode}, "_pragma": append([]string{fmt.Sprintf("busy_timeout(%d)", busyTimeout), "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)"}, pragmas...)}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -56,6 +57,9 @@ func soak(ctx context.Context, bin, engine, admin string, rate int, length, ever
 	if err != nil {
 		return err
 	}
+	// As many connections as a proxy in front of the server would keep: they are
+	// all used after every restart, so that how many are open says nothing else.
+	w.client.Transport.(*http.Transport).MaxConnsPerHost = 64
 	s := &soaking{w: w}
 	err = s.run(ctx, rate, length, every)
 	if err == nil {
