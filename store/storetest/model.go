@@ -219,7 +219,7 @@ func (h *histories) check(t *rapid.T) {
 		if there && s.Money == ledger.Released && (e.Billed != 0 || e.Billable) {
 			t.Errorf("%+v, and %s are billed", s, e.Billed)
 		}
-		if there && s.Money == ledger.Dead && e.Lifecycle != usage.SettleFailed {
+		if there && s.Money == ledger.Dead && s.Work != ledger.Failed && e.Lifecycle != usage.SettleFailed { // what failed has said so
 			t.Errorf("%+v, and its event says %s", s, e.Lifecycle)
 		}
 	}
