@@ -32,6 +32,7 @@ type guard struct {
 	copier  *copier  // nil: the log is copied at once
 	copying *copying // that is under way; nil: none
 	commits int
+	again   int   // pages from which on it is tried once more to begin the log anew: somebody read it for long
 	changes int64 // rows that the connection had changed after the last commit
 	logger  *slog.Logger
 	warned  bool
@@ -75,7 +76,7 @@ func (g *guard) tend(ctx context.Context, q querier) error {
 		if err != nil {
 			return err
 		}
-		whole := pages >= checkpointPages || pages <= copied || g.copying.err != nil
+		whole := pages >= max(checkpointPages, g.again) || pages <= copied || g.copying.err != nil
 		if whole { // before it may begin anew, whatever became of the copying
 			if err := g.log.read(allFrames); err != nil {
 				return fmt.Errorf("read the log: %w", err)
@@ -91,7 +92,7 @@ func (g *guard) tend(ctx context.Context, q querier) error {
 	switch {
 	case err != nil:
 		return err
-	case pages <= copied || pages < checkpointPages && (g.copier == nil || pages-copied < copyPages):
+	case pages <= copied || pages < max(checkpointPages, g.again) && (g.copier == nil || pages-copied < copyPages):
 	case g.copier == nil:
 		return g.checkpoint(ctx, q)
 	default:
@@ -124,8 +125,8 @@ func (g *guard) checkpoint(ctx context.Context, q querier) error {
 	if err := g.log.read(allFrames); err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
-	if copied < pages || pages >= checkpointPages {
-		if pages, copied, err = restart(ctx, q); err != nil {
+	if copied < pages || pages >= max(checkpointPages, g.again) {
+		if pages, copied, err = g.restart(ctx, q); err != nil {
 			return err
 		}
 	}
@@ -139,16 +140,19 @@ func (g *guard) checkpoint(ctx context.Context, q querier) error {
 // the next commit begins it anew. One that begins while somebody does goes on
 // with the old one, and with many readers there is always somebody: the log
 // grew until one day there was not.
-func restart(ctx context.Context, q querier) (pages, copied int, err error) {
+func (g *guard) restart(ctx context.Context, q querier) (pages, copied int, err error) {
 	if _, err := q.ExecContext(ctx, fmt.Sprintf(`PRAGMA busy_timeout(%d)`, patience)); err != nil {
 		return 0, 0, err
 	}
 	var busy int
-	if err := q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(RESTART)`).Scan(&busy, &pages, &copied); err != nil {
-		return 0, 0, fmt.Errorf("copy the log: %w", err)
+	err = q.QueryRowContext(ctx, `PRAGMA wal_checkpoint(RESTART)`).Scan(&busy, &pages, &copied)
+	if _, back := q.ExecContext(ctx, fmt.Sprintf(`PRAGMA busy_timeout(%d)`, busyTimeout)); err != nil || back != nil {
+		return 0, 0, fmt.Errorf("copy the log: %w", errors.Join(err, back))
 	}
-	_, err = q.ExecContext(ctx, fmt.Sprintf(`PRAGMA busy_timeout(%d)`, busyTimeout))
-	return pages, copied, err
+	if g.again = 0; busy != 0 { // a backup or an export: the writer does not wait for it at every turn
+		g.again = pages + copyPages/2
+	}
+	return pages, copied, nil
 }
 
 // close leaves a log without anything that the main file does not have.
