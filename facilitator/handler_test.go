@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -185,10 +186,16 @@ func TestASlowBlockIsPending(t *testing.T) {
 	s := w.serve(&facilitator.Handler{Wait: 100 * time.Millisecond})
 	p := w.payment()
 	var pending, last map[string]any
+	asked := make(chan struct{}) // until somebody was told that it is pending, nobody broadcasts it
+	var once sync.Once
+	release := func() { once.Do(func() { close(asked) }) }
+	t.Cleanup(release)
+	w.at("broadcast.before", func() { <-asked })
 	for end := time.Now().Add(20 * time.Second); last["success"] != true && time.Now().Before(end); {
 		_, last = w.post(s.URL+"/settle", body(p, w.terms()))
 		if last["errorReason"] == "settlement_pending" {
 			pending = last
+			release()
 		}
 	}
 	if pending["success"] != false || pending["transaction"] == "" {
