@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +15,7 @@ import (
 	"github.com/402claw/clawr/chain"
 	"github.com/402claw/clawr/facilitator"
 	"github.com/402claw/clawr/ledger"
+	"github.com/402claw/clawr/x402"
 )
 
 // refundFlags are what `clawr payments refund` is told.
@@ -120,7 +120,7 @@ func (e *env) owed(ctx context.Context, ctl *controller, ids []string, key *chai
 		for _, r := range open {
 			switch {
 			case !r.Payable:
-			case key != nil && r.From != strings.ToLower(key.Address().Hex()):
+			case key != nil && r.From != keyName(key):
 				others++
 			default:
 				list = append(list, r)
@@ -130,7 +130,11 @@ func (e *env) owed(ctx context.Context, ctl *controller, ids []string, key *chai
 			e.note("%d more are due from other addresses: run it again with their keys", others)
 		}
 		if len(list) == 0 {
-			return nil, &clawr.Error{Code: clawr.CodeNotFound, Message: "no refund is due" + map[bool]string{true: " from " + keyName(key)}[key != nil], Fix: "clawr payments list --refund due"}
+			from := ""
+			if key != nil {
+				from = " from " + keyName(key)
+			}
+			return nil, &clawr.Error{Code: clawr.CodeNotFound, Message: "no refund is due" + from, Fix: "clawr payments list --refund due"}
 		}
 		return list, nil
 	}
@@ -139,7 +143,7 @@ func (e *env) owed(ctx context.Context, ctl *controller, ids []string, key *chai
 		if err != nil {
 			return nil, err
 		}
-		if key != nil && r.From != strings.ToLower(key.Address().Hex()) {
+		if key != nil && r.From != keyName(key) {
 			return nil, &clawr.Error{Code: clawr.CodeConflict, Param: "pay-to-key-file", Message: fmt.Sprintf("%s was paid to %s, and the key is that of %s", id, r.From, keyName(key)), Fix: "set CLAWR_PAY_TO_KEY to the key of " + r.From}
 		}
 		list = append(list, r)
@@ -147,7 +151,7 @@ func (e *env) owed(ctx context.Context, ctl *controller, ids []string, key *chai
 	return list, nil
 }
 
-func keyName(key *chain.Key) string { return strings.ToLower(key.Address().Hex()) }
+func keyName(key *chain.Key) string { return x402.Lower(key.Address()) }
 
 // signRefund signs r and hands it to the server. What is signed is made here
 // of what is owed: a server can have nothing else signed but what it shows.
