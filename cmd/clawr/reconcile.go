@@ -133,7 +133,8 @@ func compare(ctx context.Context, db *store.DB, c *chain.Client, s store.Seller)
 	for _, d := range a.Differences {
 		a.Explained += d.Shown - d.Booked
 	}
-	return a, compareRefunds(ctx, db, c, s, &a)
+	err = compareRefunds(ctx, db, c, s, &a)
+	return a, err
 }
 
 // compareRefunds holds what the book says was paid back against what the chain
