@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -159,18 +160,9 @@ func (h *Handler) owed(ctx context.Context, id string) (*ledger.Refund, error) {
 
 // signature reads 65 bytes.
 func signature(s string) ([]byte, bool) {
-	if len(s) != 132 || !strings.HasPrefix(s, "0x") {
-		return nil, false
-	}
-	out := make([]byte, 65)
-	for i := range out {
-		n, err := strconv.ParseUint(s[2+2*i:4+2*i], 16, 8)
-		if err != nil {
-			return nil, false
-		}
-		out[i] = byte(n)
-	}
-	return out, true
+	digits, ok := strings.CutPrefix(s, "0x")
+	out, err := hex.DecodeString(digits)
+	return out, ok && err == nil && len(out) == 65
 }
 
 // OpenRefunds lists refunds that are not final, oldest first.
