@@ -32,7 +32,7 @@ type guard struct {
 	copier  *copier  // nil: the log is copied at once
 	copying *copying // that is under way; nil: none
 	commits int
-	again   int   // pages from which on it is tried once more to begin the log anew: somebody read it for long
+	again   int   // pages from which on it is tried once more to begin the log anew, if more: somebody read it for long
 	changes int64 // rows that the connection had changed after the last commit
 	logger  *slog.Logger
 	warned  bool
@@ -76,7 +76,7 @@ func (g *guard) tend(ctx context.Context, q querier) error {
 		if err != nil {
 			return err
 		}
-		whole := pages >= max(checkpointPages, g.again) || pages <= copied || g.copying.err != nil
+		whole := pages >= g.long() || pages <= copied || g.copying.err != nil
 		if whole { // before it may begin anew, whatever became of the copying
 			if err := g.log.read(allFrames); err != nil {
 				return fmt.Errorf("read the log: %w", err)
@@ -92,7 +92,7 @@ func (g *guard) tend(ctx context.Context, q querier) error {
 	switch {
 	case err != nil:
 		return err
-	case pages <= copied || pages < max(checkpointPages, g.again) && (g.copier == nil || pages-copied < copyPages):
+	case pages <= copied || pages < g.long() && (g.copier == nil || pages-copied < copyPages):
 	case g.copier == nil:
 		return g.checkpoint(ctx, q)
 	default:
@@ -100,6 +100,9 @@ func (g *guard) tend(ctx context.Context, q querier) error {
 	}
 	return nil
 }
+
+// long is from how many pages on the log is to begin anew.
+func (g *guard) long() int { return max(checkpointPages, g.again) }
 
 // logPages is how many pages the log has, and how many of them were copied.
 func logPages(ctx context.Context, q querier) (pages, copied int, err error) {
@@ -125,7 +128,7 @@ func (g *guard) checkpoint(ctx context.Context, q querier) error {
 	if err := g.log.read(allFrames); err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
-	if copied < pages || pages >= max(checkpointPages, g.again) {
+	if copied < pages || pages >= g.long() {
 		if pages, copied, err = g.restart(ctx, q); err != nil {
 			return err
 		}
