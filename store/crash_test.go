@@ -147,6 +147,22 @@ func spawn(t *testing.T, o store.Options, how string) *exec.Cmd {
 	return cmd
 }
 
+// killed has a process die at a failpoint, on a database of its own, and opens
+// what it leaves.
+func killed(t *testing.T, o store.Options, failpoint string) *store.DB {
+	t.Helper()
+	if o.Path != "" {
+		o.Path = t.TempDir() + "/clawr.db"
+	} else {
+		o.URL = storetest.Postgres(t)
+	}
+	out, err := spawn(t, o, failpoint).CombinedOutput()
+	if err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the child ended with %v: %s", err, out)
+	}
+	return open(t, o)
+}
+
 // TestKilledAtEachBoundary kills a process at every boundary of the money path
 // and looks at what is left; then another one finishes the payment.
 func TestKilledAtEachBoundary(t *testing.T) {
@@ -162,23 +178,12 @@ func TestKilledAtEachBoundary(t *testing.T) {
 	signed := left{work: ledger.Done, money: ledger.Signed, answer: true, event: usage.Unsettled, batches: 1}
 	mined := left{work: ledger.Done, money: ledger.Mined, answer: true, event: usage.Success}
 	onBoth(t, func(t *testing.T, o store.Options, raw *sql.DB) {
-		empty := o
 		for failpoint, want := range map[string]left{
 			"t1.before": {}, "t1.after": atWork, "t2.before": atWork, "t2.after": answered,
 			"t3.before": answered, "t3.after": signed, "mined.before": signed, "mined.after": mined,
 		} {
 			t.Run(failpoint, func(t *testing.T) {
-				o := empty
-				if o.Path != "" {
-					o.Path = t.TempDir() + "/clawr.db"
-				} else {
-					o.URL = storetest.Postgres(t)
-				}
-				out, err := spawn(t, o, failpoint).CombinedOutput()
-				if err == nil || !strings.Contains(err.Error(), "killed") {
-					t.Fatalf("the child ended with %v: %s", err, out)
-				}
-				db := open(t, o)
+				db := killed(t, o, failpoint)
 				list, err := db.Payments(t.Context(), store.PaymentFilter{})
 				must(t, err)
 				tenants, err := db.Tenants(t.Context())

@@ -13,7 +13,6 @@ import (
 	"github.com/402claw/clawr"
 	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/store"
-	"github.com/402claw/clawr/store/storetest"
 	"github.com/402claw/clawr/usage"
 )
 
@@ -67,17 +66,7 @@ func TestKilledWhileARefundIsPaid(t *testing.T) {
 			"repay.before": ledger.RefundDue, "repay.after": ledger.RefundSigned, "repaid.before": ledger.RefundSigned, "repaid.after": ledger.RefundFinal,
 		} {
 			t.Run(failpoint, func(t *testing.T) {
-				o := o
-				if o.Path != "" {
-					o.Path = t.TempDir() + "/clawr.db"
-				} else {
-					o.URL = storetest.Postgres(t)
-				}
-				out, err := spawn(t, o, failpoint).CombinedOutput()
-				if err == nil || !strings.Contains(err.Error(), "killed") {
-					t.Fatalf("the child ended with %v: %s", err, out)
-				}
-				db := open(t, o)
+				db := killed(t, o, failpoint)
 				list, err := db.Payments(t.Context(), store.PaymentFilter{Refund: want})
 				must(t, err)
 				if len(list) != 1 {
