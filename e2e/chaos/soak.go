@@ -57,8 +57,8 @@ func soak(ctx context.Context, bin, engine, admin string, rate int, length, ever
 	if err != nil {
 		return err
 	}
-	// As many connections as a proxy in front of the server would keep: they are
-	// all used after every restart, so that how many are open says nothing else.
+	// As many connections as a proxy in front of the server would keep, at the
+	// most: how many of them a life has is what its first burst needed.
 	w.client.Transport.(*http.Transport).MaxConnsPerHost = 64
 	s := &soaking{w: w}
 	err = s.run(ctx, rate, length, every)
