@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -165,7 +164,7 @@ func (db *DB) Backup(ctx context.Context, path string) (size int64, err error) {
 	unwritable := func(err error) error {
 		return &clawr.Error{Code: clawr.CodeFile, Param: "backup", Message: "the backup cannot be written", Fix: "choose a file in a directory that clawr may write to, with room", Err: err}
 	}
-	from, err := sql.Open("sqlite", sqliteDSN(s.guard.path, "ro"))
+	from, err := connectSQLite(s.guard.path, "ro")
 	if err != nil {
 		return 0, err
 	}
@@ -201,7 +200,7 @@ func checkCopy(ctx context.Context, path string) error {
 	if err != nil {
 		return broken(err)
 	}
-	db, err := sql.Open("sqlite", sqliteDSN(abs, "ro"))
+	db, err := connectSQLite(abs, "ro")
 	if err != nil {
 		return broken(err)
 	}

@@ -32,7 +32,7 @@ const (
 type copier struct{ db *sql.DB }
 
 func newCopier(path string) (*copier, error) {
-	db, err := sql.Open("sqlite", sqliteDSN(path, "rw", "wal_autocheckpoint(0)", "cache_size(-256)"))
+	db, err := connectSQLite(path, "rw", "wal_autocheckpoint(0)", "cache_size(-256)")
 	if err != nil {
 		return nil, err
 	}

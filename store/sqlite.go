@@ -84,7 +84,7 @@ func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger,
 		log.ErrorContext(ctx, "the database is damaged: answers are given from it, and no payments are taken", "path", path, "err", damage)
 	}
 	// The guard alone copies the log into the main file: no automatic checkpoint.
-	if d.writing, err = sql.Open("sqlite", sqliteDSN(abs, mode, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(0)", fmt.Sprintf("cache_size(-%d)", writerCache), "temp_store(MEMORY)")); err != nil {
+	if d.writing, err = connectSQLite(abs, mode, "journal_mode(WAL)", "journal_size_limit(67108864)", "wal_autocheckpoint(0)", fmt.Sprintf("cache_size(-%d)", writerCache), "temp_store(MEMORY)"); err != nil {
 		return nil, err
 	}
 	d.writing.SetMaxOpenConns(1)
@@ -107,7 +107,7 @@ func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger,
 			return nil, err
 		}
 	}
-	if d.reading, err = sql.Open("sqlite", sqliteDSN(abs, mode, "query_only(1)", fmt.Sprintf("cache_size(-%d)", readerCache))); err != nil {
+	if d.reading, err = connectSQLite(abs, mode, "query_only(1)", fmt.Sprintf("cache_size(-%d)", readerCache)); err != nil {
 		return nil, err
 	}
 	readers := max(4, 2*runtime.GOMAXPROCS(0))
@@ -125,7 +125,7 @@ func openSQLite(ctx context.Context, path string, repair bool, log *slog.Logger,
 // behind looks whether the database at path lacks commits that were
 // acknowledged. It opens it to be read, and changes nothing.
 func behind(ctx context.Context, path string, kept *head) (damage, err error) {
-	db, err := sql.Open("sqlite", sqliteDSN(path, "ro", "query_only(1)"))
+	db, err := connectSQLite(path, "ro", "query_only(1)")
 	if err != nil {
 		return nil, err
 	}
@@ -148,13 +148,19 @@ func (d *sqliteDB) write(ctx context.Context, fn transaction) error {
 // busyTimeout is how long, in milliseconds, a connection waits for another.
 const busyTimeout = 10_000
 
-// sqliteDSN names a file with the settings that every connection needs.
+// connectSQLite opens a file with the settings that every connection needs.
 // FULL makes each commit durable; NORMAL would lose the last ones in a power
 // cut, and with them reservations that were acknowledged. The writer keeps what
 // its savepoints need in memory: in a file it costs a tenth of everything.
-func sqliteDSN(path, mode string, pragmas ...string) string {
+func connectSQLite(path, mode string, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{"mode": {mode}, "_pragma": append([]string{fmt.Sprintf("busy_timeout(%d)", busyTimeout), "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)"}, pragmas...)}
-	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+	if vfsName != "" {
+		if err := registerVFS(); err != nil {
+			return nil, err
+		}
+		q.Set("vfs", vfsName)
+	}
+	return sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
 }
 
 // checkSQLite refuses a library that loses data, and a file on which WAL does

@@ -18,7 +18,7 @@ import (
 // file is an SQLite database with one table, opened as the store opens its own.
 func file(t *testing.T) (*sql.DB, *sql.Conn) {
 	t.Helper()
-	db, err := sql.Open("sqlite", sqliteDSN(filepath.Join(t.TempDir(), "w.db"), "rwc", "journal_mode(WAL)"))
+	db, err := connectSQLite(filepath.Join(t.TempDir(), "w.db"), "rwc", "journal_mode(WAL)")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package store
+
+// vfsName is empty for SQLite's default: syncing is done its way.
+const vfsName = ""
+
+func registerVFS() error { return nil }
