@@ -33,7 +33,7 @@ type soaked struct {
 	P99      float64 `json:"p99_ms"`
 	RSS      float64 `json:"rss_mb"` // at the end of the first third of the server's lives
 	RSSDrift float64 `json:"rss_drift_pct"`
-	FDs      float64 `json:"fds"`
+	FDs      float64 `json:"fds"` // without connections, of which there are as many as a burst needed
 	FDDrift  float64 `json:"fds_drift_pct"`
 	Oldest   float64 `json:"oldest_open_s"` // the longest that any payment was not charged
 	Drift    int64   `json:"drift_units"`   // chain minus book
@@ -78,7 +78,14 @@ type soaking struct {
 	rss     []float64 // MB: the median of each life
 	fds     []float64
 	oldest  atomic.Int64 // µs
-	samples struct{ rss, fds []float64 }
+	samples samples      // of this life
+}
+
+// samples are what a process looked like.
+type samples struct {
+	rss, fds []float64
+	callers  int // connections at the most
+	node     int
 }
 
 func (s *soaking) run(ctx context.Context, rate int, length, every time.Duration) error {
@@ -169,9 +176,9 @@ func (s *soaking) kill() error {
 func (s *soaking) life() {
 	if n := len(s.samples.rss); n > 0 {
 		s.rss, s.fds = append(s.rss, median(s.samples.rss)), append(s.fds, median(s.samples.fds))
-		fmt.Fprintf(os.Stderr, "memory %.0f MB (last %.0f), descriptors %.0f (last %.0f)\n", median(s.samples.rss), s.samples.rss[n-1], median(s.samples.fds), s.samples.fds[n-1])
+		fmt.Fprintf(os.Stderr, "memory %.0f MB (last %.0f), descriptors %.0f (last %.0f), at most %d connections of callers and %d to the node\n", median(s.samples.rss), s.samples.rss[n-1], median(s.samples.fds), s.samples.fds[n-1], s.samples.callers, s.samples.node)
 	}
-	s.samples.rss, s.samples.fds = nil, nil
+	s.samples = samples{}
 }
 
 func median(list []float64) float64 {
@@ -211,18 +218,19 @@ func (s *soaking) look(ctx context.Context) error {
 	if time.Since(s.w.since) < warm {
 		return nil
 	}
-	dir := fmt.Sprintf("/proc/%d", s.w.srv.cmd.Process.Pid)
-	b, err := os.ReadFile(dir + "/statm")
+	pid := s.w.srv.cmd.Process.Pid
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
 		return err
 	}
-	list, err := os.ReadDir(dir + "/fd")
+	has, err := descriptors(pid, s.w.addr, strings.TrimPrefix(s.w.node.URL, "http://"))
 	if err != nil {
 		return err
 	}
 	pages, err := strconv.ParseFloat(strings.Fields(string(b))[1], 64)
 	s.samples.rss = append(s.samples.rss, pages*float64(os.Getpagesize())/1e6)
-	s.samples.fds = append(s.samples.fds, float64(len(list)))
+	s.samples.fds = append(s.samples.fds, float64(has.files))
+	s.samples.callers, s.samples.node = max(s.samples.callers, has.callers), max(s.samples.node, has.node)
 	return err
 }
 
