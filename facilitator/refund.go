@@ -15,8 +15,8 @@ import (
 // Refunds is the book of what is paid back. Each method is one transaction.
 type Refunds interface {
 	// SignedRefunds are those whose authorization is signed, and whose transfer is
-	// in no finalized block.
-	SignedRefunds(ctx context.Context, network string, limit int) ([]ledger.Refund, error)
+	// in no finalized block, from the one after the given one on; oldest first.
+	SignedRefunds(ctx context.Context, network string, after ledger.Refund, limit int) ([]ledger.Refund, error)
 	// RefundSeen notes where the chain shows a transfer, for good if final.
 	RefundSeen(ctx context.Context, paymentID string, e ledger.Evidence, final bool) error
 	// RefundLost takes back what was seen in a block that is not on the chain any more.
@@ -46,6 +46,7 @@ type Refunder struct {
 
 	once    sync.Once
 	wake    chan struct{}
+	last    ledger.Refund // that was looked at; zero: the next look begins with the oldest
 	mu      sync.Mutex
 	resting map[string]rest // by payment id: what did not get on lately
 }
@@ -102,15 +103,19 @@ func (r *Refunder) Poke() {
 	}
 }
 
-// Look carries every signed refund on by one step: all at once, so that one
-// transaction can carry many.
+// Look carries signed refunds on by one step: up to refundsAtOnce, all at once,
+// so that one transaction can carry many. The next look is at the next ones. Run
+// looks, or a caller who has no Run.
 func (r *Refunder) Look(ctx context.Context) error {
 	if r.Leads != nil && !r.Leads() {
 		return nil
 	}
-	list, err := r.Book.SignedRefunds(ctx, r.Network, refundsAtOnce)
+	list, err := r.Book.SignedRefunds(ctx, r.Network, r.last, refundsAtOnce)
 	if err != nil {
 		return err
+	}
+	if r.last = (ledger.Refund{}); len(list) == refundsAtOnce {
+		r.last = ledger.Refund{PaymentID: list[len(list)-1].PaymentID, Created: list[len(list)-1].Created}
 	}
 	ctx, cancel := context.WithTimeout(ctx, refundWait)
 	defer cancel()

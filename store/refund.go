@@ -60,9 +60,11 @@ func (db *DB) OpenRefunds(ctx context.Context, limit int) ([]ledger.Refund, erro
 }
 
 // SignedRefunds are those on a network that were signed and are not final, and
-// may be charged as far as is known, oldest first.
-func (db *DB) SignedRefunds(ctx context.Context, network string, limit int) ([]ledger.Refund, error) {
-	return db.refunds(ctx, `WHERE r.state <> 'final' AND r.state = 'signed' AND r.proof IS NULL AND p.network = $1 ORDER BY r.created_at, r.payment_id LIMIT $2`, network, limit)
+// may be charged as far as is known, oldest first, from the one after the given
+// one on; zero begins with the oldest.
+func (db *DB) SignedRefunds(ctx context.Context, network string, after ledger.Refund, limit int) ([]ledger.Refund, error) {
+	return db.refunds(ctx, `WHERE r.state <> 'final' AND r.state = 'signed' AND r.proof IS NULL AND p.network = $1 AND (r.created_at, r.payment_id) > ($2, $3)
+		ORDER BY r.created_at, r.payment_id LIMIT $4`, network, after.Created.UnixMicro(), after.PaymentID, limit)
 }
 
 // RefundsOf are the refunds of what was paid to an address, oldest first.

@@ -105,8 +105,10 @@ func refundsAreSignedOnce(f *fixture) {
 	if units, err := f.Promised(f.ctx(), home, asset, seller); err != nil || units != 1000 {
 		f.Errorf("%d units are promised, %v", units, err)
 	}
-	if list, err := f.SignedRefunds(f.ctx(), home, 10); err != nil || len(list) != 1 || list[0].PaymentID != r.PaymentID {
+	if list, err := f.SignedRefunds(f.ctx(), home, ledger.Refund{}, 10); err != nil || len(list) != 1 || list[0].PaymentID != r.PaymentID {
 		f.Errorf("to be seen through: %+v, %v", list, err)
+	} else if list, err := f.SignedRefunds(f.ctx(), home, list[0], 10); err != nil || len(list) != 0 {
+		f.Errorf("after the last one: %+v, %v", list, err)
 	}
 	f.fencedOff("signed again while it may be charged", f.repay(r, 1000))
 
@@ -116,7 +118,7 @@ func refundsAreSignedOnce(f *fixture) {
 	if over := f.refund(r.PaymentID); !over.Payable() || over.Proof != "proof" {
 		f.Errorf("over as %+v", over)
 	}
-	if list, err := f.SignedRefunds(f.ctx(), home, 10); err != nil || len(list) != 0 {
+	if list, err := f.SignedRefunds(f.ctx(), home, ledger.Refund{}, 10); err != nil || len(list) != 0 {
 		f.Errorf("what is over is to be seen through: %+v, %v", list, err)
 	}
 	f.fencedOff("signed again for the same time", f.repay(r, signed.ValidBefore))
