@@ -52,7 +52,7 @@ is not signed again before the chain proves that it was not used in time.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.BoolVar(&f.allDue, "all-due", false, "all that is due, and was paid to the key's address")
+	fl.BoolVar(&f.allDue, "all-due", false, "all that is due, and was paid to the key's address; nothing is fine, too")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be paid back, and sign nothing")
 	fl.StringVar(&f.keyFile, "pay-to-key-file", "", "`file` with the key of the address that was paid (or CLAWR_PAY_TO_KEY)")
 	fl.DurationVar(&f.wait, "wait", time.Minute, "how long to wait for the chain to show it")
@@ -134,7 +134,7 @@ func (e *env) owed(ctx context.Context, ctl *controller, ids []string, key *chai
 			if key != nil {
 				from = " from " + keyName(key)
 			}
-			return nil, &clawr.Error{Code: clawr.CodeNotFound, Message: "no refund is due" + from, Fix: "clawr payments list --refund due"}
+			e.note("no refund is due%s", from)
 		}
 		return list, nil
 	}
