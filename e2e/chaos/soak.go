@@ -207,7 +207,9 @@ func (s *soaking) look(ctx context.Context) error {
 	s.up.RLock()
 	defer s.up.RUnlock()
 	var since int64
-	if err := s.w.db.QueryRowContext(ctx, `SELECT COALESCE(MIN(created_at), 0) FROM payments WHERE money IN('held','signed')`).Scan(&since); err != nil {
+	// Not the index of created_at, in which all that is settled comes first: while
+	// this reads the log cannot begin anew.
+	if err := s.w.db.QueryRowContext(ctx, `SELECT COALESCE(MIN(+created_at), 0) FROM payments WHERE money IN('held','signed')`).Scan(&since); err != nil {
 		return err
 	}
 	if since > 0 {
