@@ -206,3 +206,36 @@ func TestALogIsReadOn(t *testing.T) {
 		}
 	}
 }
+
+// Nothing is being read of the book while a caller looks at an event: one who
+// takes his time would keep the log from beginning anew.
+func TestWhoLooksAtEventsHoldsNoSnapshot(t *testing.T) {
+	db, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "clawr.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	events := make([]usage.Event, 2*eventsPerRead+1)
+	for i := range events {
+		events[i] = usage.Event{Time: time.Unix(int64(i), 0), RequestID: fmt.Sprintf("req_%x", i), API: "api"}
+	}
+	if err := db.Record(t.Context(), events); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	err = db.EachEvent(t.Context(), time.Time{}, time.Time{}, func(e usage.Event) error {
+		if e.RequestID != events[seen].RequestID {
+			t.Fatalf("event %d is %s", seen, e.RequestID)
+		}
+		if n := db.engine.(*sqliteDB).reading.Stats().InUse; n > 0 {
+			t.Fatalf("at event %d %d connections are reading", seen, n)
+		}
+		if seen++; seen%eventsPerRead == 0 { // arrives later than the report began, and is not in it
+			return db.Record(t.Context(), []usage.Event{{Time: time.Unix(1, 0), RequestID: fmt.Sprintf("late_%d", seen), API: "api"}})
+		}
+		return nil
+	})
+	if err != nil || seen != len(events) {
+		t.Fatalf("%d events of %d, %v", seen, len(events), err)
+	}
+}

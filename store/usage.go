@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -15,6 +17,9 @@ import (
 // eventsPerWrite bounds one transaction of events, so that a long import does
 // not keep payments waiting.
 const eventsPerWrite = 500
+
+// eventsPerRead is how many are read at once.
+const eventsPerRead = 1000
 
 const eventColumns = `at, event_id, tenant_id, COALESCE(payment_id, ''), api_id, route, owner, directory, consumer, status, latency_us,
 	amount, price, units, bytes_out, lifecycle, billable, countable, error`
@@ -149,36 +154,56 @@ func (db *DB) Events(ctx context.Context, limit int) ([]usage.Event, error) {
 	return list, err
 }
 
-// EachEvent calls fn for every event that happened in [from, to), in order of
-// arrival, until fn fails. A zero time is no bound.
+// EachEvent calls fn for every event that happened in [from, to) and has
+// arrived by now, in order of arrival, until fn fails. A zero time is no bound.
+// Events are read a page at a time, each as it is when it is read: one read of
+// them all would keep the log of SQLite from beginning anew for as long.
 func (db *DB) EachEvent(ctx context.Context, from, to time.Time, fn func(usage.Event) error) error {
-	var where string
-	var args []any
-	switch {
-	case from.IsZero() && to.IsZero():
-		where = `TRUE`
-	case to.IsZero():
-		where, args = `at >= $1`, []any{from.UnixMicro()}
-	case from.IsZero():
-		where, args = `at < $1`, []any{to.UnixMicro()}
-	default:
-		where, args = `at >= $1 AND at < $2`, []any{from.UnixMicro(), to.UnixMicro()}
+	var end int64
+	if err := db.reader().QueryRowContext(ctx, `SELECT COALESCE(MAX(seq), 0) FROM usage_events`).Scan(&end); err != nil {
+		return err
 	}
-	rows, err := db.reader().QueryContext(ctx, `SELECT `+eventColumns+` FROM usage_events WHERE `+where+` ORDER BY seq, api_id, event_id`, args...)
-	return each(rows, err, func(rows *sql.Rows) error {
-		e, err := scanEvent(rows)
+	where, args := `seq <= $1 AND (seq, api_id, event_id) > ($2, $3, $4)`, []any{end, int64(math.MinInt64), "", ""}
+	for _, bound := range []struct {
+		op string
+		at time.Time
+	}{{">=", from}, {"<", to}} {
+		if !bound.at.IsZero() {
+			args = append(args, bound.at.UnixMicro())
+			where += fmt.Sprintf(" AND at %s $%d", bound.op, len(args))
+		}
+	}
+	query := fmt.Sprintf(`SELECT %s, seq FROM usage_events WHERE %s ORDER BY seq, api_id, event_id LIMIT %d`, eventColumns, where, eventsPerRead)
+	for {
+		var page []usage.Event
+		var seq int64
+		rows, err := db.reader().QueryContext(ctx, query, args...)
+		err = each(rows, err, func(rows *sql.Rows) error {
+			e, err := scanEvent(rows, &seq)
+			page = append(page, e)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		return fn(e)
-	})
+		for _, e := range page {
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+		if len(page) < eventsPerRead {
+			return nil
+		}
+		last := page[len(page)-1]
+		args[1], args[2], args[3] = seq, last.API, last.RequestID
+	}
 }
 
-func scanEvent(row scanner) (usage.Event, error) {
+func scanEvent(row scanner, more ...any) (usage.Event, error) {
 	var e usage.Event
 	var at, latency, billable, countable int64
-	err := row.Scan(&at, &e.RequestID, &e.TenantID, &e.PaymentID, &e.API, &e.Endpoint, &e.Owner, &e.Directory, &e.Caller, &e.Status, &latency,
-		&e.Billed, &e.Price, &e.Units, &e.BytesOut, &e.Lifecycle, &billable, &countable, &e.Error)
+	err := row.Scan(append([]any{&at, &e.RequestID, &e.TenantID, &e.PaymentID, &e.API, &e.Endpoint, &e.Owner, &e.Directory, &e.Caller, &e.Status, &latency,
+		&e.Billed, &e.Price, &e.Units, &e.BytesOut, &e.Lifecycle, &billable, &countable, &e.Error}, more...)...)
 	e.Time, e.Latency, e.Billable, e.Countable = time.UnixMicro(at).UTC(), time.Duration(latency)*time.Microsecond, billable == 1, countable == 1
 	return e, err
 }
