@@ -84,11 +84,18 @@ type PaymentFilter struct {
 
 // Payments lists payments, newest first.
 func (db *DB) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, error) {
+	where, args := f.where()
+	return db.payments(ctx, where, args...)
+}
+
+// where selects what f does, in order, and is followed by its arguments.
+func (f *PaymentFilter) where() (string, []any) {
 	where, args := []string{"TRUE"}, []any{}
 	and := func(condition string, arg any) {
 		args = append(args, arg)
 		where = append(where, fmt.Sprintf(condition, len(args)))
 	}
+	created := "created_at"
 	if f.Tenant != "" {
 		and("tenant_id = $%d", f.Tenant)
 	}
@@ -98,6 +105,11 @@ func (db *DB) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, 
 	if f.Money != "" {
 		and("money = $%d", string(f.Money))
 	}
+	if f.Money == ledger.Held || f.Money == ledger.Signed {
+		// They are few and have an index. In that of created_at they come after all
+		// that is settled: + has SQLite look elsewhere.
+		where, created = append(where, "money IN('held','signed')"), "+created_at"
+	}
 	if f.Refund != "" {
 		and("id IN(SELECT payment_id FROM refunds WHERE state = $%d)", string(f.Refund))
 	}
@@ -105,15 +117,16 @@ func (db *DB) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, 
 	case f.Before.IsZero():
 	case f.BeforeID != "":
 		args = append(args, f.Before.UnixMicro(), f.BeforeID)
-		where = append(where, fmt.Sprintf("(created_at < $%[1]d OR created_at = $%[1]d AND id > $%[2]d)", len(args)-1, len(args)))
+		where = append(where, fmt.Sprintf("(%[2]s < $%[1]d OR %[2]s = $%[1]d AND id > $%[3]d)", len(args)-1, created, len(args)))
 	default:
-		and("created_at < $%d", f.Before.UnixMicro())
+		and(created+" < $%d", f.Before.UnixMicro())
 	}
-	if f.Limit <= 0 {
-		f.Limit = 100
+	limit := f.Limit
+	if limit <= 0 {
+		limit = 100
 	}
-	args = append(args, f.Limit)
-	return db.payments(ctx, fmt.Sprintf(`%s ORDER BY created_at DESC, id LIMIT $%d`, strings.Join(where, " AND "), len(args)), args...)
+	args = append(args, limit)
+	return fmt.Sprintf(`%s ORDER BY %s DESC, id LIMIT $%d`, strings.Join(where, " AND "), created, len(args)), args
 }
 
 // OpenPayments lists the payments that somebody has to carry on: those whose
