@@ -59,11 +59,16 @@ func (db *DB) OpenRefunds(ctx context.Context, limit int) ([]ledger.Refund, erro
 	return db.refunds(ctx, `WHERE r.state <> 'final' ORDER BY r.created_at, r.payment_id LIMIT $1`, limit)
 }
 
+// A query of refunds begins with them, of which there are few, and not with what
+// was paid on a network, which would be everything: SQLite has no statistics, and
+// is kept from it by a column that no index has as it is here.
+const onNetwork = `(p.network || '') = `
+
 // SignedRefunds are those on a network that were signed and are not final, and
 // may be charged as far as is known, oldest first, from the one after the given
 // one on; zero begins with the oldest.
 func (db *DB) SignedRefunds(ctx context.Context, network string, after ledger.Refund, limit int) ([]ledger.Refund, error) {
-	return db.refunds(ctx, `WHERE r.state <> 'final' AND r.state = 'signed' AND r.proof IS NULL AND p.network = $1 AND (r.created_at, r.payment_id) > ($2, $3)
+	return db.refunds(ctx, `WHERE r.state <> 'final' AND r.state = 'signed' AND r.proof IS NULL AND `+onNetwork+`$1 AND (r.created_at, r.payment_id) > ($2, $3)
 		ORDER BY r.created_at, r.payment_id LIMIT $4`, network, after.Created.UnixMicro(), after.PaymentID, limit)
 }
 
@@ -88,7 +93,7 @@ func (db *DB) refunds(ctx context.Context, where string, args ...any) ([]ledger.
 func (db *DB) Promised(ctx context.Context, network, asset, from string) (units int64, err error) {
 	err = db.reader().QueryRowContext(ctx, `
 		SELECT COALESCE(CAST(SUM(r.amount) AS BIGINT), 0) FROM refunds r JOIN payments p ON p.id = r.payment_id
-		WHERE r.state <> 'final' AND r.state = 'signed' AND r.tx_hash IS NULL AND r.proof IS NULL AND p.network = $1 AND p.asset = $2 AND p.pay_to = $3`, network, asset, from).Scan(&units)
+		WHERE r.state <> 'final' AND r.state = 'signed' AND r.tx_hash IS NULL AND r.proof IS NULL AND `+onNetwork+`$1 AND p.asset = $2 AND p.pay_to = $3`, network, asset, from).Scan(&units)
 	return units, err
 }
 
