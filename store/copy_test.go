@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/usage"
 )
 
@@ -238,33 +237,5 @@ func TestWhoLooksAtEventsHoldsNoSnapshot(t *testing.T) {
 	})
 	if err != nil || seen != len(events) {
 		t.Fatalf("%d events of %d, %v", seen, len(events), err)
-	}
-}
-
-// Whoever lists what is not settled reads what is not settled, and no more.
-func TestOpenPaymentsAreFoundByTheirIndex(t *testing.T) {
-	db, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "clawr.db")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	for _, f := range []PaymentFilter{
-		{Money: ledger.Held},
-		{Money: ledger.Signed, Before: time.Unix(1, 0)},
-		{Money: ledger.Signed, Before: time.Unix(1, 0), BeforeID: "pay_1"},
-	} {
-		where, args := f.where()
-		plan := ""
-		rows, err := db.reader().QueryContext(t.Context(), `EXPLAIN QUERY PLAN SELECT id, payload FROM payments WHERE `+where, args...)
-		err = each(rows, err, func(rows *sql.Rows) error {
-			var id, parent, unused int
-			var step string
-			err := rows.Scan(&id, &parent, &unused, &step)
-			plan += step + "\n"
-			return err
-		})
-		if err != nil || !strings.Contains(plan, "payments_settle") && !strings.Contains(plan, "payments_lease") { // those of what is open
-			t.Errorf("%+v: %v\n%s", f, err, plan)
-		}
 	}
 }

@@ -67,8 +67,8 @@ func (db *DB) VoidLeases(ctx context.Context) error {
 	return db.write(ctx, func(ctx context.Context, q querier, _ bool) error {
 		now := db.micros()
 		// Two statements, each with an index: one would read the whole book.
-		for _, unfinished := range []string{`money = 'held' AND work IN('pending','running')`, `policy = 'settle_first' AND work IN('pending','running')`} {
-			if _, err := q.ExecContext(ctx, `UPDATE payments SET lease_until = $1 WHERE lease_until > $1 AND `+unfinished, now); err != nil {
+		for _, which := range []string{`money = 'held'`, `policy = 'settle_first'`} {
+			if _, err := q.ExecContext(ctx, `UPDATE payments SET lease_until = $1 WHERE lease_until > $1 AND work IN('pending','running') AND `+which, now); err != nil {
 				return err
 			}
 		}

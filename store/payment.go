@@ -84,12 +84,6 @@ type PaymentFilter struct {
 
 // Payments lists payments, newest first.
 func (db *DB) Payments(ctx context.Context, f PaymentFilter) ([]ledger.Payment, error) {
-	where, args := f.where()
-	return db.payments(ctx, where, args...)
-}
-
-// where selects what f does, in order, and is followed by its arguments.
-func (f *PaymentFilter) where() (string, []any) {
 	where, args := []string{"TRUE"}, []any{}
 	and := func(condition string, arg any) {
 		args = append(args, arg)
@@ -121,12 +115,11 @@ func (f *PaymentFilter) where() (string, []any) {
 	default:
 		and(created+" < $%d", f.Before.UnixMicro())
 	}
-	limit := f.Limit
-	if limit <= 0 {
-		limit = 100
+	if f.Limit <= 0 {
+		f.Limit = 100
 	}
-	args = append(args, limit)
-	return fmt.Sprintf(`%s ORDER BY %s DESC, id LIMIT $%d`, strings.Join(where, " AND "), created, len(args)), args
+	args = append(args, f.Limit)
+	return db.payments(ctx, fmt.Sprintf(`%s ORDER BY %s DESC, id LIMIT $%d`, strings.Join(where, " AND "), created, len(args)), args...)
 }
 
 // OpenPayments lists the payments that somebody has to carry on: those whose

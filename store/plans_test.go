@@ -1,14 +1,14 @@
 package store_test
 
 import (
-	"database/sql"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/402claw/clawr/ledger"
 	"github.com/402claw/clawr/store"
 	"github.com/402claw/clawr/store/storetest"
 )
@@ -21,9 +21,11 @@ var wholeTable = regexp.MustCompile(`^SCAN (payments|p|settlements|s|settlement_
 
 // mayReadAll reports whether a statement is one of those that somebody asks for
 // at times: a check, the beginning of a list, and reconcile.
-func mayReadAll(step, s string) bool {
-	return strings.HasPrefix(strings.TrimSpace(s), "SELECT COUNT(*)") || strings.HasPrefix(strings.TrimSpace(s), "SELECT (SELECT COUNT(*)") ||
-		strings.Contains(step, " USING INDEX ") && strings.HasPrefix(step, "SCAN") && strings.Contains(s, " LIMIT $") || strings.Contains(s, "FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE p.network = $1 AND p.asset = $2")
+func mayReadAll(step, statement string) bool {
+	statement = strings.TrimSpace(statement)
+	return strings.HasPrefix(statement, "SELECT COUNT(*)") || strings.HasPrefix(statement, "SELECT (SELECT COUNT(*)") ||
+		strings.Contains(step, " USING INDEX ") && strings.HasPrefix(step, "SCAN") && strings.Contains(statement, " LIMIT $") ||
+		strings.Contains(statement, "FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE p.network = $1 AND p.asset = $2")
 }
 
 // Nothing that is done for a call, or every few seconds, reads a book from its
@@ -51,50 +53,48 @@ func TestNoStatementReadsAWholeBook(t *testing.T) {
 			return db
 		})
 	})
-	path := filepath.Join(t.TempDir(), "clawr.db")
-	db, err := store.Open(t.Context(), store.Options{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	raw, err := sql.Open("sqlite", "file:"+path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
 	if len(asked) < 100 {
 		t.Fatalf("the contract has %d statements", len(asked))
 	}
+	db := open(t, store.Options{Path: filepath.Join(t.TempDir(), "clawr.db")})
 	for s := range asked {
-		args := make([]any, 40)
-		rows, err := raw.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+s, args[:parameters(s)]...)
+		steps, err := db.Plan(t.Context(), s)
 		if err != nil {
 			t.Errorf("%v: %s", err, s)
-			continue
 		}
-		for rows.Next() {
-			var id, parent, unused int
-			var step string
-			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
-				t.Fatal(err)
-			}
+		for _, step := range steps {
 			if wholeTable.MatchString(step) && !mayReadAll(step, s) {
 				t.Errorf("%s:\n%s", step, s)
 			}
 		}
-		if err := rows.Close(); err != nil {
-			t.Error(err)
-		}
 	}
 }
 
-// parameters is how many parameters a statement has.
-func parameters(s string) (n int) {
-	for _, m := range regexp.MustCompile(`\$([0-9]+)`).FindAllStringSubmatch(s, -1) {
-		i, err := strconv.Atoi(m[1])
-		if err == nil {
-			n = max(n, i)
+// Whoever lists what is not settled reads what is not settled, and no more.
+func TestOpenPaymentsAreFoundByTheirIndex(t *testing.T) {
+	for _, f := range []store.PaymentFilter{
+		{Money: ledger.Held},
+		{Money: ledger.Signed, Before: time.Unix(1, 0)},
+		{Money: ledger.Signed, Before: time.Unix(1, 0), BeforeID: "pay_1"},
+	} {
+		db := open(t, store.Options{Path: filepath.Join(t.TempDir(), "clawr.db")})
+		if _, err := db.Payments(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		lists := 0
+		for _, s := range db.Statements() {
+			if !strings.Contains(s, "FROM payments WHERE TRUE") {
+				continue
+			}
+			lists++
+			steps, err := db.Plan(t.Context(), s)
+			plan := strings.Join(steps, "\n")
+			if err != nil || !strings.Contains(plan, "payments_settle") && !strings.Contains(plan, "payments_lease") { // those of what is open
+				t.Errorf("%+v: %v\n%s", f, err, plan)
+			}
+		}
+		if lists != 1 {
+			t.Errorf("%+v: %d statements list payments", f, lists)
 		}
 	}
-	return n
 }
