@@ -521,10 +521,17 @@ var normalForms = []struct {
 	{regexp.MustCompile(`"retryAfter":[0-9]{2,}`), `"retryAfter":LATER`}, {regexp.MustCompile(`the quote ended [0-9.]+m?s ago`), "the quote ended N ago"},
 }
 
+// dayEnd is when the UTC day of a moment ends, as who has used up a day's quota
+// is told. Another time is not the one that is wanted.
+func dayEnd(t time.Time) string {
+	return t.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Format(time.RFC3339)
+}
+
 // normal leaves of an answer what both sides have to agree on.
 func (s *side) normal(a answer, payer string) vectorAnswer {
+	now := time.Now()
 	clean := func(text string) string {
-		text = strings.NewReplacer(strings.TrimPrefix(s.url, "http://"), "HOST", payer, "PAYER", s.payTo, "SELLER", strings.ToLower(s.chain.asset.Hex()), "ASSET").Replace(text)
+		text = strings.NewReplacer(dayEnd(now), "MIDNIGHT", dayEnd(now.Add(-time.Minute)), "MIDNIGHT", strings.TrimPrefix(s.url, "http://"), "HOST", payer, "PAYER", s.payTo, "SELLER", strings.ToLower(s.chain.asset.Hex()), "ASSET").Replace(text)
 		text = regexp.MustCompile(`(?i)`+payer).ReplaceAllString(text, "PAYER")
 		for _, f := range normalForms {
 			text = f.of.ReplaceAllString(text, f.is)
